@@ -1,0 +1,171 @@
+"""Every error that models/ raises on purpose.
+
+    ModelsError
+    ├── Stopped                     should_stop() said so; whatever was whole before still is
+    ├── PrepareError                an import as a whole cannot go on (a single bad file never causes one)
+    │   ├── SourceMissing           nothing is at that path, or it cannot be read
+    │   ├── NotAnArchive            the source is a file, but not a zip that can be read
+    │   ├── LimitExceeded           the source is larger than the limits allow
+    │   ├── NoUsableImages          not one image was left after the refusals
+    │   └── OutOfSpace              the disk was full before the prepared data was whole
+    ├── DataError                   prepared data cannot be used as asked
+    │   ├── NotPrepared             no prepared data is here, or it is damaged
+    │   └── ResolutionTooHigh       training asked for more pixels than were prepared
+    ├── OptionError                 a request that no training could start from
+    │   ├── UnknownKind             no kind is called that
+    │   └── InvalidOption           an option is unknown, of the wrong type or out of bounds
+    ├── TrainingError               training began and cannot go on
+    │   └── TrainingDiverged        a loss is no longer a finite number
+    ├── CheckpointError             a checkpoint or a model cannot be loaded
+    │   ├── NoCheckpoint            there is none
+    │   └── BadCheckpoint           it is torn, damaged or of another training
+    └── SamplingError               pictures that this generator cannot develop
+        └── UnknownLabel            the generator has no class of that number or name
+
+Each message names the offending value and what to do about it. This module imports nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ModelsError(Exception):
+    """Base of every error raised by models/."""
+
+
+class Stopped(ModelsError):
+    """The caller's should_stop() returned True before the work was done."""
+
+
+class PrepareError(ModelsError):
+    """An import as a whole cannot go on."""
+
+
+class SourceMissing(PrepareError):
+    """The source is absent, or this process may not read it."""
+
+
+class NotAnArchive(PrepareError):
+    """The source is a file, but not a zip archive that can be read."""
+
+
+class LimitExceeded(PrepareError):
+    """The source is larger than the limits allow.
+
+    Args:
+        limit: the field of Limits that was exceeded.
+        message: what was found, what is allowed, and the remedy.
+    """
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class NoUsableImages(PrepareError):
+    """Not one image was left after the refusals; `refused` counts them."""
+
+    def __init__(self, message: str, refused: int = 0) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+class OutOfSpace(PrepareError):
+    """The disk was full before the prepared data was whole."""
+
+
+class DataError(ModelsError):
+    """Prepared data cannot be used as asked."""
+
+
+class NotPrepared(DataError):
+    """There is no prepared data in this directory, or it is damaged."""
+
+
+class ResolutionTooHigh(DataError):
+    """Training asked for more pixels than were prepared.
+
+    Args:
+        wanted: pixels on a side asked for.
+        prepared: pixels on a side that the prepared data has.
+    """
+
+    def __init__(self, wanted: int, prepared: int) -> None:
+        super().__init__(
+            f"resolution {wanted} is more than the {prepared} pixels these images were prepared at; "
+            f"use {prepared} or less, or import the originals again at {wanted}"
+        )
+        self.wanted = wanted
+        self.prepared = prepared
+
+
+class OptionError(ModelsError):
+    """A request that no training could start from."""
+
+
+class UnknownKind(OptionError):
+    """No kind is called that."""
+
+    def __init__(self, name: str, known: Sequence[str] = ()) -> None:
+        super().__init__(f"no kind is called {name!r}; " + (f"known: {', '.join(known)}" if known else "none is known"))
+        self.name = name
+        self.known = tuple(known)
+
+
+class InvalidOption(OptionError):
+    """An option is unknown, of the wrong type or out of bounds.
+
+    Args:
+        parameter: the option's name.
+        message: what is wrong with the value that was given.
+        bounds: what is accepted, in words ("integer from 2 to 1024"); None when there is no more to say.
+    """
+
+    def __init__(self, parameter: str, message: str, bounds: str | None = None) -> None:
+        super().__init__(f"{parameter}: {message}" + (f" (accepted: {bounds})" if bounds else ""))
+        self.parameter = parameter
+        self.message = message
+        self.bounds = bounds
+
+
+class TrainingError(ModelsError):
+    """Training began and cannot go on."""
+
+
+class TrainingDiverged(TrainingError):
+    """A loss is no longer a finite number.
+
+    Args:
+        losses: the losses as last read, by name.
+        images_seen: how far the training had come.
+    """
+
+    def __init__(self, losses: dict[str, float], images_seen: int) -> None:
+        words = ", ".join(f"{name} = {value:g}" for name, value in sorted(losses.items()))
+        super().__init__(
+            f"the losses are no longer finite after {images_seen:,} images ({words}); "
+            "train with a smaller learning_rate, the last good checkpoint is kept"
+        )
+        self.losses = losses
+        self.images_seen = images_seen
+
+
+class CheckpointError(ModelsError):
+    """A checkpoint or a model cannot be loaded."""
+
+
+class NoCheckpoint(CheckpointError):
+    """There is no checkpoint in this directory."""
+
+
+class BadCheckpoint(CheckpointError):
+    """A checkpoint is torn, damaged, or of another training."""
+
+
+class SamplingError(ModelsError):
+    """Pictures that this generator cannot develop."""
+
+
+class UnknownLabel(SamplingError):
+    """The generator has no class of that number or name."""
