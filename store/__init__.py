@@ -1,0 +1,1 @@
+"""Settings and the attached resources: database, blobs, events, queue. Knows no torch and no HTTP."""

@@ -1,0 +1,58 @@
+"""The errors that store raises.
+
+StoreError
+├── SettingsError        a setting is missing or wrong; names the variable and the remedy
+├── Unavailable          an attached resource does not answer (retryable)
+│   ├── DatabaseUnavailable
+│   ├── RedisUnavailable
+│   └── BlobsUnavailable
+├── StorageFull          no space is left where blobs live
+├── BlobNotFound         no blob has this key
+├── JobNotFound          no job has this id
+├── InvalidTransition    the job's state does not allow this step
+└── LeaseLost            another worker owns the job by now; nothing of the late work is kept
+"""
+
+
+class StoreError(Exception):
+    """Base of every error that store raises."""
+
+
+class SettingsError(StoreError):
+    """A setting is missing or wrong."""
+
+
+class Unavailable(StoreError):
+    """An attached resource does not answer; trying again later may help."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer."""
+
+
+class RedisUnavailable(Unavailable):
+    """Redis does not answer."""
+
+
+class BlobsUnavailable(Unavailable):
+    """The blob storage can't be read or written."""
+
+
+class StorageFull(StoreError):
+    """No space is left where blobs live."""
+
+
+class BlobNotFound(StoreError):
+    """No blob has this key."""
+
+
+class JobNotFound(StoreError):
+    """No job has this id."""
+
+
+class InvalidTransition(StoreError):
+    """The job's state does not allow this step."""
+
+
+class LeaseLost(StoreError):
+    """The lease on a job was lost: another worker owns it, or it has ended."""

@@ -1,0 +1,209 @@
+"""Events: what happens to a job, as it happens. Redis Streams, or memory as its twin.
+
+Events are news, not the truth: the job's row is. A lost event costs a watcher a moment, never a result.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from store.errors import RedisUnavailable
+
+HISTORY_LENGTH = 1000  # events kept for each job
+HISTORY_S = 24 * 3600  # and for how long after the last
+NEWS_LENGTH = 10_000  # how far a slow watcher of all jobs may fall behind
+NEWS = "darkroom:news"
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something to tell: `type` is status, progress, metrics, preview, image or done; `data` is JSON."""
+
+    job_id: str
+    type: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A notice as it was kept: `id` grows within its job."""
+
+    id: str
+    type: str
+    data: dict[str, Any]
+
+
+class Watch(Protocol):
+    """Hears of every job from the moment it was opened."""
+
+    def next(self, timeout_s: float) -> set[str]:
+        """Ids of jobs with news since the last call; empty when none came in `timeout_s`."""
+
+
+class EventBus(Protocol):
+    """What every bus can do. Every method raises RedisUnavailable when the bus does not answer."""
+
+    def publish(self, *notices: Notice) -> None:
+        """Keeps the notices, in order, and wakes the watchers."""
+
+    def history(self, job_id: str, after: str | None = None) -> list[Event]:
+        """The job's events after the event `after`, oldest first; all that are kept when None."""
+
+    @contextmanager
+    def watch(self) -> Iterator[Watch]:
+        """A watch over all jobs, open while the block lasts."""
+        raise NotImplementedError
+        yield
+
+    def ping(self) -> None:
+        """Returns when the bus answers."""
+
+    def close(self) -> None:
+        """Closes every connection."""
+
+
+def connect(url: str) -> redis.Redis:
+    """A Redis client that fails within seconds, rather than hanging, when Redis is away.
+
+    Args:
+        url: `redis://[:password@]host:port/db`.
+    """
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=5,
+        socket_connect_timeout=2,
+        health_check_interval=15,
+        retry=Retry(NoBackoff(), 1),  # once more, for a connection that went stale
+        decode_responses=True,
+        protocol=2,  # the shapes of replies that this file reads
+    )
+
+
+class RedisBus:
+    """Events in Redis Streams: one for each job, and one that says which jobs have news."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = connect(url)
+
+    def publish(self, *notices: Notice) -> None:
+        with _converted():
+            pipeline = self._redis.pipeline(transaction=False)
+            for notice in notices:
+                stream = _stream(notice.job_id)
+                fields = {"type": notice.type, "data": json.dumps(notice.data, separators=(",", ":"))}
+                pipeline.xadd(stream, fields, maxlen=HISTORY_LENGTH, approximate=True)  # type: ignore[arg-type]  # invariant dict
+                pipeline.expire(stream, HISTORY_S)
+            for job_id in dict.fromkeys(notice.job_id for notice in notices):
+                pipeline.xadd(NEWS, {"job": job_id}, maxlen=NEWS_LENGTH, approximate=True)
+            pipeline.execute()
+
+    def history(self, job_id: str, after: str | None = None) -> list[Event]:
+        with _converted():
+            start = f"({after}" if after else "-"
+            rows: Any = self._redis.xrange(_stream(job_id), min=start)
+        return [Event(event_id, fields["type"], json.loads(fields["data"])) for event_id, fields in rows]
+
+    @contextmanager
+    def watch(self) -> Iterator[Watch]:
+        with _converted():
+            newest: Any = self._redis.xrevrange(NEWS, count=1)
+        yield _RedisWatch(self._redis, newest[0][0] if newest else "0-0")
+
+    def ping(self) -> None:
+        with _converted():
+            self._redis.ping()
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+class _RedisWatch:
+    def __init__(self, client: redis.Redis, last: str) -> None:
+        self._redis = client
+        self._last = last
+
+    def next(self, timeout_s: float) -> set[str]:
+        # A block of 0 would wait for ever; the socket's own timeout bounds the longest one.
+        block_ms = max(1, min(int(timeout_s * 1000), 4000))
+        with _converted():
+            streams: Any = self._redis.xread({NEWS: self._last}, count=1000, block=block_ms)
+        news = set()
+        for _, rows in streams or []:
+            for event_id, fields in rows:
+                self._last = event_id
+                news.add(fields["job"])
+        return news
+
+
+class MemoryBus:
+    """The twin of RedisBus for tests: one process, nothing outlives the object."""
+
+    def __init__(self) -> None:
+        self._news = threading.Condition()
+        self._events: dict[str, list[Event]] = defaultdict(list)
+        self._told: list[str] = []
+
+    def publish(self, *notices: Notice) -> None:
+        with self._news:
+            for notice in notices:
+                kept = self._events[notice.job_id]
+                number = int(kept[-1].id.removesuffix("-0")) + 1 if kept else 1
+                kept.append(Event(f"{number}-0", notice.type, json.loads(json.dumps(notice.data))))
+                del kept[:-HISTORY_LENGTH]
+                self._told.append(notice.job_id)
+            self._news.notify_all()
+
+    def history(self, job_id: str, after: str | None = None) -> list[Event]:
+        with self._news:
+            return [event for event in self._events[job_id] if after is None or _order(event.id) > _order(after)]
+
+    @contextmanager
+    def watch(self) -> Iterator[Watch]:
+        yield _MemoryWatch(self._news, self._told)
+
+    def ping(self) -> None:
+        """Memory always answers."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class _MemoryWatch:
+    def __init__(self, news: threading.Condition, told: list[str]) -> None:
+        self._news, self._told, self._read = news, told, len(told)
+
+    def next(self, timeout_s: float) -> set[str]:
+        with self._news:
+            self._news.wait_for(lambda: len(self._told) > self._read, timeout_s)
+            fresh = set(self._told[self._read :])
+            self._read = len(self._told)
+            return fresh
+
+
+def _order(event_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = event_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+def _stream(job_id: str) -> str:
+    return f"darkroom:events:{job_id}"
+
+
+@contextmanager
+def _converted() -> Iterator[None]:
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise RedisUnavailable(f"Redis does not answer: {error}") from error
+    except redis.RedisError as error:
+        raise RedisUnavailable(f"Redis refused a command: {error}") from error

@@ -1,0 +1,14 @@
+"""Prefixed ids that sort by the time they were made: `job_019ad…`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import uuid_utils
+
+Prefix = Literal["ds", "mdl", "job", "img"]
+
+
+def new_id(prefix: Prefix) -> str:
+    """Return a fresh id: the prefix, an underscore, and 32 hexadecimal digits of a UUIDv7 (RFC 9562)."""
+    return f"{prefix}_{uuid_utils.uuid7().hex}"

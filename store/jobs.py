@@ -1,0 +1,318 @@
+"""Jobs: their states, and every step between them. The row is the truth; see docs/jobs.md for the diagram.
+
+Each function works inside the caller's transaction and commits nothing. Whoever changes a job tells the bus afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from store.errors import InvalidTransition, JobNotFound, LeaseLost
+from store.identifiers import new_id
+from store.queue import LANE_OF, Lane
+from store.records import Dataset, DatasetStatus, Job, JobKind, JobStatus, Model, ModelStatus
+
+QUEUED, RUNNING = JobStatus.QUEUED, JobStatus.RUNNING
+SUCCEEDED, FAILED, CANCELED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED
+ENDED = frozenset({SUCCEEDED, FAILED, CANCELED})
+
+# Every step there is. docs/jobs.md draws the same; a test compares the two.
+TRANSITIONS: Mapping[str, tuple[JobStatus, JobStatus]] = {
+    "claim": (QUEUED, RUNNING),  # a worker took it, with a lease and a new fence
+    "cancel": (QUEUED, CANCELED),  # asked for before anyone took it: never computed
+    "succeed": (RUNNING, SUCCEEDED),
+    "fail": (RUNNING, FAILED),  # the work said no, or its worker died too often without progress
+    "stop": (RUNNING, CANCELED),  # the work saw the cancel flag
+    "release": (RUNNING, QUEUED),  # handed back at shutdown, or its lease ran out
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's right to a running job, good while the row's fence is the same."""
+
+    job_id: str
+    kind: JobKind
+    owner: str
+    fence: int
+    attempt: int  # 1 for the first claim, or the first since committed progress
+    request: Mapping[str, Any]
+    cursor: int
+    dataset_id: str | None
+    model_id: str | None
+    checkpoint: str | None
+
+
+def submit(
+    session: Session,
+    kind: JobKind,
+    request: Mapping[str, Any],
+    *,
+    now: datetime,
+    dataset_id: str | None = None,
+    model_id: str | None = None,
+    checkpoint: str | None = None,
+    total: float | None = None,
+    unit: str = "images",
+    priority: int = 0,
+    idempotency: tuple[str, str] | None = None,
+) -> Job:
+    """Return a new queued job. Ring `LANE_OF[kind]` after the commit.
+
+    Args:
+        session: a writing transaction.
+        kind: what to do.
+        request: its parameters, JSON.
+        now: the database's time.
+        dataset_id: the data set it makes or learns from.
+        model_id: the model it makes or uses.
+        checkpoint: the weights that a sample job is pinned to.
+        total: how much there is to do, in `unit`; None where it is not known yet.
+        unit: what is counted.
+        priority: higher ones are claimed first.
+        idempotency: the client's key and the hash of its request; the key must be new.
+    """
+    job = Job(
+        id=new_id("job"),
+        kind=kind,
+        status=QUEUED,
+        request=dict(request),
+        dataset_id=dataset_id,
+        model_id=model_id,
+        checkpoint=checkpoint,
+        total=total,
+        unit=unit,
+        priority=priority,
+        idempotency_key=idempotency[0] if idempotency else None,
+        idempotency_hash=idempotency[1] if idempotency else None,
+        created_at=now,
+        turn_at=now,
+    )
+    session.add(job)
+    session.flush()
+    return job
+
+
+def claim(
+    session: Session, kinds: Collection[JobKind], *, owner: str, now: datetime, lease_s: float, limit: int = 1
+) -> list[Claim]:
+    """Return claims on the first `limit` queued jobs of these kinds; none when another was faster."""
+    line = (
+        select(Job)
+        .where(Job.status == QUEUED, Job.kind.in_(kinds))
+        .order_by(Job.priority.desc(), Job.turn_at, Job.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [take(job, owner=owner, now=now, lease_s=lease_s) for job in session.scalars(line)]
+
+
+def take(job: Job, *, owner: str, now: datetime, lease_s: float) -> Claim:
+    """Return the claim on a queued row that the caller has locked."""
+    _step(job, "claim")
+    job.owner = owner
+    job.lease_until = now + timedelta(seconds=lease_s)
+    job.fence += 1
+    job.attempts += 1
+    job.started_at = job.started_at or now
+    return Claim(
+        job_id=job.id,
+        kind=job.kind,
+        owner=owner,
+        fence=job.fence,
+        attempt=job.attempts,
+        request=job.request,
+        cursor=job.cursor,
+        dataset_id=job.dataset_id,
+        model_id=job.model_id,
+        checkpoint=job.checkpoint,
+    )
+
+
+def hold(session: Session, claim: Claim) -> Job:
+    """Return the claim's row, locked until the transaction ends.
+
+    Raises:
+        LeaseLost: the job has another owner by now, or has ended; write nothing.
+    """
+    job = session.get(Job, claim.job_id, with_for_update=True, populate_existing=True)
+    if job is None or job.status is not RUNNING or job.fence != claim.fence or job.owner != claim.owner:
+        raise LeaseLost(
+            f"{claim.job_id} is no longer this worker's (its fence was {claim.fence}, is "
+            f"{job.fence if job else 'gone'}); its late work is dropped"
+        )
+    return job
+
+
+def renew(session: Session, claims: Collection[Claim], *, now: datetime, lease_s: float) -> dict[str, bool]:
+    """Extend the leases of these claims.
+
+    Returns:
+        For each job still held, whether its cancellation was asked for; a lost one is missing.
+    """
+    held = {}
+    for one in sorted(claims, key=lambda claim: claim.job_id):  # one order for everybody: no deadlocks
+        try:
+            job = hold(session, one)
+        except LeaseLost:
+            continue
+        job.lease_until = now + timedelta(seconds=lease_s)
+        held[job.id] = job.cancel_requested
+    return held
+
+
+def cancel_flags(session: Session, claims: Collection[Claim]) -> dict[str, bool]:
+    """As renew, without renewing and without locks: for polling often."""
+    fences = {claim.job_id: claim.fence for claim in claims}
+    rows = session.execute(
+        select(Job.id, Job.fence, Job.cancel_requested).where(Job.id.in_(fences), Job.status == RUNNING)
+    )
+    return {job_id: canceled for job_id, fence, canceled in rows if fence == fences[job_id]}
+
+
+def report(
+    session: Session,
+    claim: Claim,
+    *,
+    done: float,
+    total: float | None = None,
+    rate: float | None = None,
+    eta_s: float | None = None,
+) -> Job:
+    """Write the progress that people see; None leaves a total as it is. Raises LeaseLost."""
+    job = hold(session, claim)
+    job.done = done
+    job.total = total if total is not None else job.total
+    job.rate, job.eta_s = rate, eta_s
+    return job
+
+
+def advance(session: Session, claim: Claim, cursor: int) -> Job:
+    """Record work that is committed for good: it need not be done again, and the attempts start anew. Raises LeaseLost."""
+    job = hold(session, claim)
+    if cursor > job.cursor:
+        job.cursor = cursor
+        job.attempts = 1
+    return job
+
+
+def succeed(session: Session, claim: Claim, *, now: datetime, result: Mapping[str, Any]) -> Job:
+    """End the job well. Raises LeaseLost."""
+    job = hold(session, claim)
+    job.result = dict(result)
+    job.error_code = job.error_message = job.error_retryable = None
+    job.eta_s = 0.0
+    if job.total is not None:
+        job.done = job.total
+    return _end(session, job, "succeed", now)
+
+
+def fail(session: Session, claim: Claim, *, now: datetime, code: str, message: str, retryable: bool) -> Job:
+    """End the job with an error that says what to do. Raises LeaseLost."""
+    return _fail(session, hold(session, claim), now, code, message, retryable)
+
+
+def stop(session: Session, claim: Claim, *, now: datetime, result: Mapping[str, Any] | None = None) -> Job:
+    """End a job whose cancellation the work has seen, keeping what it has made. Raises LeaseLost."""
+    job = hold(session, claim)
+    job.result = dict(result) if result is not None else job.result
+    return _end(session, job, "stop", now)
+
+
+def release(session: Session, claim: Claim) -> Job:
+    """Hand the job back, in good order, for another worker to go on with; it costs no attempt. Raises LeaseLost."""
+    job = hold(session, claim)
+    job.attempts -= 1
+    return _put_back(job)
+
+
+def request_cancel(session: Session, job_id: str, *, now: datetime) -> Job:
+    """Cancel a queued job at once; ask a running one to stop. Asking twice is as good as once.
+
+    Raises:
+        JobNotFound: there is no such job.
+        InvalidTransition: it has succeeded or failed.
+    """
+    job = session.get(Job, job_id, with_for_update=True, populate_existing=True)
+    if job is None:
+        raise JobNotFound(f"there is no job {job_id}")
+    if job.status in {SUCCEEDED, FAILED}:
+        raise InvalidTransition(f"{job_id} has already {job.status.value}, so it can't be canceled")
+    if job.status is QUEUED:
+        job.cancel_requested = True
+        return _end(session, job, "cancel", now)
+    job.cancel_requested = True
+    return job
+
+
+def recover(session: Session, *, now: datetime, max_attempts: int, owner: str | None = None) -> list[Job]:
+    """Take jobs from workers that are gone: back into the line, or ended.
+
+    Args:
+        now: leases that ran out before this moment are taken.
+        max_attempts: a job claimed this often without committed progress fails.
+        owner: take this owner's jobs at once, whatever their lease: it is known to be dead. None: only expired leases.
+
+    Returns:
+        The jobs that changed.
+    """
+    gone = Job.owner == owner if owner is not None else Job.lease_until < now
+    lost = select(Job).where(Job.status == RUNNING, gone).order_by(Job.id).with_for_update(skip_locked=True)
+    jobs = list(session.scalars(lost))
+    for job in jobs:
+        if job.cancel_requested:
+            _end(session, job, "stop", now)
+        elif job.attempts >= max_attempts:
+            message = (
+                f"its worker died {job.attempts} times without getting further; look into the worker's log "
+                "(out of memory is the usual cause), then submit it again, perhaps smaller"
+            )
+            _fail(session, job, now, "worker_lost", message, retryable=True)
+        else:
+            _put_back(job)
+    return jobs
+
+
+def lanes_waiting(session: Session) -> set[Lane]:
+    """The lanes in which jobs are queued: their bells should ring."""
+    return {LANE_OF[kind] for kind in session.scalars(select(Job.kind).where(Job.status == QUEUED).distinct())}
+
+
+def _step(job: Job, step: str) -> None:
+    before, after = TRANSITIONS[step]
+    if job.status is not before:
+        raise InvalidTransition(f"{job.id} is {job.status.value}; {step} is for {before.value} jobs")
+    job.status = after
+
+
+def _put_back(job: Job) -> Job:
+    _step(job, "release")
+    job.owner = job.lease_until = job.rate = job.eta_s = None
+    return job
+
+
+def _fail(session: Session, job: Job, now: datetime, code: str, message: str, retryable: bool) -> Job:
+    job.error_code, job.error_message, job.error_retryable = code, message[:2000], retryable
+    return _end(session, job, "fail", now)
+
+
+def _end(session: Session, job: Job, step: str, now: datetime) -> Job:
+    _step(job, step)
+    job.owner = job.lease_until = job.rate = None
+    job.finished_at = now
+    # What the job was making must not look unfinished for ever.
+    if job.kind is JobKind.IMPORT and job.status is not SUCCEEDED:
+        dataset = session.get(Dataset, job.dataset_id)
+        if dataset is not None:
+            dataset.status = DatasetStatus.FAILED
+    if job.kind is JobKind.TRAIN:
+        model = session.get(Model, job.model_id)
+        if model is not None:
+            model.status = ModelStatus.READY if model.checkpoint is not None else ModelStatus.FAILED
+    return job

@@ -1,0 +1,206 @@
+"""The rows: data sets, models, jobs, images."""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment with its time zone; SQLite keeps none, so it is put back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Any zone is stored as UTC; a moment without a zone is a bug."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone")
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """What the database kept, in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _words(values: type[enum.Enum]) -> Enum:
+    # Stored as plain words: a new member then needs no migration of a database type.
+    return Enum(
+        values, native_enum=False, create_constraint=False, length=16, values_callable=lambda e: [m.value for m in e]
+    )
+
+
+class Record(DeclarativeBase):
+    """Base of every row."""
+
+    _json = JSON(none_as_null=True)
+    type_annotation_map = {
+        dict[str, Any]: _json,
+        list[str]: _json,
+        list[dict[str, Any]]: _json,
+        datetime: UtcDateTime,
+    }
+
+
+class JobKind(enum.StrEnum):
+    """What a job does."""
+
+    IMPORT = "import"
+    TRAIN = "train"
+    SAMPLE = "sample"
+
+
+class JobStatus(enum.StrEnum):
+    """Where a job stands; store/jobs.py holds the steps between."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class DatasetStatus(enum.StrEnum):
+    """Whether a data set can be trained on."""
+
+    IMPORTING = "importing"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class ModelStatus(enum.StrEnum):
+    """Whether a model is still learning; one with a checkpoint can generate in any status."""
+
+    TRAINING = "training"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Dataset(Record):
+    """Pictures that were uploaded and prepared; their pixels and manifest are blobs under `datasets/{id}/`."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    status: Mapped[DatasetStatus] = mapped_column(_words(DatasetStatus), default=DatasetStatus.IMPORTING)
+    created_at: Mapped[datetime] = mapped_column(default=_now)
+    image_count: Mapped[int] = mapped_column(default=0)
+    refused_count: Mapped[int] = mapped_column(default=0)
+    resolution: Mapped[int | None]  # side of the prepared squares, px; None until ready
+    channels: Mapped[int | None]  # 1 or 3
+    classes: Mapped[list[dict[str, Any]] | None]  # [{"name", "count"}] by index; None when unlabelled
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class Model(Record):
+    """A generator in training or trained; its weights are blobs under `models/{id}/`."""
+
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(40))
+    status: Mapped[ModelStatus] = mapped_column(_words(ModelStatus), default=ModelStatus.TRAINING)
+    created_at: Mapped[datetime] = mapped_column(default=_now)
+    dataset_id: Mapped[str | None] = mapped_column(String(40))  # what it learned from; may be deleted by now
+    dataset_name: Mapped[str | None] = mapped_column(String(200))
+    resolution: Mapped[int]
+    channels: Mapped[int]
+    classes: Mapped[list[str] | None]  # names by label index; None when unconditional
+    options: Mapped[dict[str, Any]]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    images_seen: Mapped[int] = mapped_column(BigInteger, default=0)
+    metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    checkpoint: Mapped[str | None] = mapped_column(
+        String(200)
+    )  # blob prefix of the newest weights; None before the first
+    preview: Mapped[str | None] = mapped_column(String(200))  # blob key of the newest fixed-seed grid
+
+
+class Job(Record):
+    """A long action, its state and its progress; the row is the truth (docs/jobs.md)."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_claim", "status", "kind", "priority", "turn_at", "id"),
+        Index("ix_jobs_model", "model_id", "status"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[JobKind] = mapped_column(_words(JobKind))
+    status: Mapped[JobStatus] = mapped_column(_words(JobStatus), default=JobStatus.QUEUED)
+    request: Mapped[dict[str, Any]]
+    dataset_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    model_id: Mapped[str | None] = mapped_column(String(40))
+    checkpoint: Mapped[str | None] = mapped_column(String(200))  # weights a sample job is pinned to
+    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)  # the client's, with its route
+    idempotency_hash: Mapped[str | None] = mapped_column(String(64))  # of the body that came with it
+    created_at: Mapped[datetime] = mapped_column(default=_now)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    # The line
+    priority: Mapped[int] = mapped_column(default=0)  # higher first
+    turn_at: Mapped[datetime] = mapped_column(default=_now)  # when it (last) joined the line; earlier first
+
+    # The lease
+    owner: Mapped[str | None] = mapped_column(String(200))
+    lease_until: Mapped[datetime | None]
+    fence: Mapped[int] = mapped_column(default=0)  # grows with each claim; a late worker's number no longer fits
+    attempts: Mapped[int] = mapped_column(default=0)  # claims since the last committed progress
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+
+    # Progress and end
+    cursor: Mapped[int] = mapped_column(BigInteger, default=0)  # work committed for good: images stored, or images seen
+    done: Mapped[float] = mapped_column(default=0.0)
+    total: Mapped[float | None]
+    unit: Mapped[str] = mapped_column(String(16), default="images")
+    rate: Mapped[float | None]  # units a second
+    eta_s: Mapped[float | None]
+    result: Mapped[dict[str, Any] | None]
+    error_code: Mapped[str | None] = mapped_column(String(40))
+    error_message: Mapped[str | None] = mapped_column(String(2000))
+    error_retryable: Mapped[bool | None]
+
+
+class Image(Record):
+    """A generated picture; its PNG is a blob."""
+
+    __tablename__ = "images"
+    __table_args__ = (UniqueConstraint("job_id", "position"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    position: Mapped[int]  # 0-based place within its job
+    model_id: Mapped[str] = mapped_column(String(40), index=True)
+    checkpoint: Mapped[str] = mapped_column(String(200))
+    seed: Mapped[int] = mapped_column(BigInteger)
+    label: Mapped[str | None] = mapped_column(String(255))  # class name
+    width: Mapped[int]
+    height: Mapped[int]
+    blob: Mapped[str] = mapped_column(String(200))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(default=_now)

@@ -1,0 +1,168 @@
+"""Every setting of the service: one typed object, read once from `DARKROOM_*` variables and `.env`."""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from store.errors import SettingsError
+
+PREFIX = "DARKROOM_"
+GIB = 2**30
+
+
+class Settings(BaseSettings):
+    """What an operator may change. docs/settings.md lists the same fields; a test keeps the two equal."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    # Where state lives
+    data_dir: Path = Field(Path("data"), description="Directory of all state: SQLite file, blobs, Redis file, scratch.")
+    database_url: str = Field(
+        "",
+        description="SQLAlchemy URL of PostgreSQL (`postgresql+psycopg://…`). Empty: a SQLite file in the data directory.",
+    )
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="Redis that carries doorbells and events. `darkroom up` starts its own and sets this.",
+    )
+    blobs_dir: Path | None = Field(
+        None, description="Directory of images, checkpoints and prepared data. Empty: `blobs` in the data directory."
+    )
+    import_root: Path | None = Field(
+        None,
+        description="Folder on the workers' disks that imports by `path` may read. Empty: imports by path are refused.",
+    )
+
+    # The HTTP face
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
+    unsafe_bind: bool = Field(
+        False,
+        description="Allow a `host` other than loopback. There are no API keys yet: "
+        "whoever reaches the port may do everything.",
+    )
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        ["localhost", "127.0.0.1", "[::1]"],
+        description="Host names that requests may name (comma-separated); others are refused, against DNS rebinding.",
+    )
+    max_upload_bytes: int = Field(4 * GIB, ge=1, description="Largest upload accepted, in bytes.")
+    max_images_per_request: int = Field(
+        10_000, ge=1, description="Most images that one generation request may ask for."
+    )
+    max_wait_s: float = Field(60.0, ge=0, description="Longest time that `Prefer: wait=n` is honoured, in seconds.")
+
+    # Jobs
+    lease_s: float = Field(
+        30.0, gt=0, description="A worker that has not renewed its lease for this long lost its job."
+    )
+    heartbeat_s: float = Field(10.0, gt=0, description="How often a worker renews its leases; well below the lease.")
+    reconcile_s: float = Field(
+        10.0, gt=0, description="How often expired leases are released and forgotten bells rung."
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="Times that a job may lose its worker without progress between before it fails."
+    )
+
+    # Workers
+    devices: Annotated[list[str], NoDecode] = Field(
+        ["auto"],
+        description="Devices to pin workers to: `auto` (every CUDA device, else the CPU), `cpu`, or a list `cuda:0,cuda:1`.",
+    )
+    io_workers: int = Field(1, ge=1, description="Processes that import data sets, on each host.")
+    drain_s: float = Field(
+        20.0, gt=0, description="Time that workers get to finish or hand back their work at SIGTERM."
+    )
+    max_batch: int = Field(32, ge=1, le=1024, description="Most images in one forward pass of a sampler.")
+    generator_cache_bytes: int = Field(2 * GIB, ge=0, description="Memory for loaded generators, per sampler.")
+    checkpoint_interval_s: float = Field(30.0, gt=0, description="Seconds of training between checkpoints.")
+    preview_interval_s: float = Field(10.0, gt=0, description="Seconds of training between preview grids.")
+    torch_threads: int = Field(
+        0, ge=0, description="Threads of a CPU worker's tensor operations. 0: PyTorch's own choice."
+    )
+    provenance: bool = Field(
+        True,
+        description="Write into every PNG that it is generated: seed and model, IPTC source type, and the AIGC label.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+
+    @field_validator("allowed_hosts", "devices", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("devices")
+    @classmethod
+    def _known_devices(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if name not in {"auto", "cpu"} and not (name.startswith("cuda:") and name[5:].isdigit()):
+                raise ValueError(f"{name!r} is no device; write auto, cpu, or cuda:0,cuda:1")
+        if not value or (len(value) > 1 and {"auto", "cpu"} & set(value)):
+            raise ValueError("write auto, cpu, or a list of CUDA devices such as cuda:0,cuda:1")
+        return value
+
+    @field_validator("data_dir", "blobs_dir", "import_root")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        # Children of the launcher may run elsewhere, so a relative path is fixed once, here.
+        return value.expanduser().resolve() if value is not None else None
+
+    @model_validator(mode="after")
+    def _together(self) -> Settings:
+        if self.heartbeat_s * 2 > self.lease_s:
+            raise ValueError(
+                f"{PREFIX}HEARTBEAT_S={self.heartbeat_s:g} must be at most half of {PREFIX}LEASE_S={self.lease_s:g}"
+            )
+        if not self.unsafe_bind and not _is_loopback(self.host):
+            raise ValueError(
+                f"{PREFIX}HOST={self.host} is not a loopback address, and Darkroom has no API keys yet; "
+                f"listen on 127.0.0.1, or set {PREFIX}UNSAFE_BIND=true where only trusted users reach the port"
+            )
+        return self
+
+    @cached_property
+    def resolved_database_url(self) -> str:
+        """The URL in use: the given one, else SQLite in the data directory."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'darkroom.db'}"
+
+    @cached_property
+    def resolved_blobs_dir(self) -> Path:
+        """The blob directory in use."""
+        return self.blobs_dir or self.data_dir / "blobs"
+
+    @cached_property
+    def scratch_dir(self) -> Path:
+        """Where workers keep files of running jobs; may be emptied while nothing runs."""
+        return self.data_dir / "scratch"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings() -> Settings:
+    """Return the settings of this process's environment.
+
+    Raises:
+        SettingsError: a value is wrong; the message names each variable and what would be right.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            place = ".".join(str(part) for part in problem["loc"])
+            message = problem["msg"].removeprefix("Value error, ")
+            given = f" (given: {problem['input']!r})" if place else ""
+            lines.append(f"{PREFIX}{place.upper()}: {message}{given}" if place else message)
+        raise SettingsError("These settings can't be used:\n  " + "\n  ".join(lines)) from error

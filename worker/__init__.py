@@ -1,0 +1,1 @@
+"""Binds Celery tasks to models: claims jobs, runs them, stores what they make."""
