@@ -1,0 +1,1 @@
+"""Generative adversarial networks, one kind a file."""

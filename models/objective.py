@@ -1,0 +1,66 @@
+"""What a kind gives the training loop: networks, and the losses that its phases minimise.
+
+The loop knows nothing of adversaries or likelihoods. It draws a batch, and for each phase in order asks for the losses,
+differentiates their sum and lets the phase's optimizer step.
+
+Shapes: N batch, C channels, H W pixels, D latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a kind's networks are built for."""
+
+    resolution: int  # pixels on a side
+    channels: int  # 1 grey, 3 RGB
+    classes: int  # labels that the networks are told; 0 when they are not
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input; every phase of the step sees the same one."""
+
+    images: Tensor  # float [-1, 1], [N, C, H, W]
+    labels: Tensor | None  # int64 [N]; None when the networks are not told labels
+    latents: Tensor  # float, standard normal, [N, D]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimizer's turn within a step."""
+
+    name: str  # as the papers call it: "D", "G"
+    module: nn.Module  # whose weights this phase changes
+    optimizer: torch.optim.Optimizer
+    losses: Callable[[Batch], Mapping[str, Tensor]]  # scalars by name; their sum is minimised
+
+
+class Objective(Protocol):
+    """A kind in training, built by the registry on the device it will train on."""
+
+    #: What is sampled from in the end, `(latents [N, D], labels [N] | None) -> float [-1, 1], [N, C, H, W]`; the loop
+    #: keeps its moving average.
+    generator: nn.Module
+
+    #: In the order they run within a step; together their modules hold all that is learnt.
+    phases: tuple[Phase, ...]
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Build graphs through `module` without gradients for its weights, which would be computed only to be thrown away."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
