@@ -45,6 +45,10 @@ class TrainOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    latent_dim: int = Field(100, ge=1, le=1024, description="Numbers in the latent that one picture is developed from.")
+    conditional: bool | None = Field(
+        None, description="Learn the labels, so that one can be asked for. None: when the data set has labels."
+    )
     batch_size: int = Field(64, ge=2, le=1024, description="Images in one training step.")
     mirror: bool = Field(
         False, description="Flip each image left to right half of the time. Wrong for letters and digits."
@@ -61,7 +65,6 @@ class TrainOptions(BaseModel):
 class DcganOptions(TrainOptions):
     """Options of `gan-dcgan`; the defaults are the paper's."""
 
-    latent_dim: int = Field(100, ge=1, le=1024, description="Numbers in the latent that one picture is developed from.")
     base_channels: int = Field(
         64,
         ge=4,
@@ -70,9 +73,6 @@ class DcganOptions(TrainOptions):
     )
     learning_rate: float = Field(2e-4, gt=0, le=0.1, description="Adam's step size, for both networks.")
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's decay of the mean gradient; the other one is 0.999.")
-    conditional: bool | None = Field(
-        None, description="Learn the labels, so that one can be asked for. None: when the data set has labels."
-    )
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,16 @@ class Kind:
     resolutions: tuple[int, ...]  # pixels on a side
     channels: tuple[int, ...] = (1, 3)  # grey, RGB
     abilities: tuple[str, ...] = ("sample", "conditional")
+
+    def check(self, resolution: int, channels: int) -> None:
+        """Raise InvalidOption unless this kind makes pictures of such a size and so many channels."""
+        for parameter, value, allowed in (
+            ("resolution", resolution, self.resolutions),
+            ("channels", channels, self.channels),
+        ):
+            if value not in allowed:
+                bounds = "one of: " + ", ".join(map(str, allowed))
+                raise InvalidOption(parameter, f"{self.name} cannot make pictures of {value}", bounds)
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(

@@ -1,0 +1,161 @@
+"""A trained generator, as a sampler loads it: a network, and the card that says what it is.
+
+A directory holds one: `generator.safetensors` and `generator.json`. It needs nothing else of the training, so copying these
+two files is exporting the model.
+
+Shapes: N batch, C channels, H W pixels, D latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from models.catalog import MAX_RESOLUTION, TrainOptions, kind, parse_options
+from models.errors import BadCheckpoint, NoCheckpoint, OptionError
+from models.objective import Shape
+from models.registry import build_generator
+from models.sealed import Seal, read_json, read_tensors, write_json, write_tensors
+
+WEIGHTS = "generator.safetensors"
+CARD = "generator.json"
+
+
+class GeneratorCard(BaseModel):
+    """Everything about a generator that is not a weight."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    kind: str  # a key of catalog.KINDS
+    options: dict[str, Any]  # of that kind, complete
+    resolution: int = Field(ge=1, le=MAX_RESOLUTION)  # pixels on a side
+    channels: Literal[1, 3]
+    classes: list[str] | None = None  # names, in the order of the labels; None when labels mean nothing to it
+    images_seen: int = Field(ge=0)
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.resolution, self.channels, len(self.classes or ()))
+
+    def parse_options(self) -> TrainOptions:
+        """The options as the kind's own class; raises OptionError when kind, options or resolution make no sense."""
+        options = parse_options(self.kind, self.options)
+        kind(self.kind).check(self.resolution, self.channels)
+        return options
+
+
+class SealedCard(GeneratorCard):
+    """A card as it lies on disk, with the seal of the weights that belong to it."""
+
+    weights: Seal
+
+
+def save_generator(directory: Path, network: nn.Module, card: GeneratorCard) -> dict[str, Seal]:
+    """Write a generator into an existing directory; returns the seals of its two files by name."""
+    weights = write_tensors(directory / WEIGHTS, network.state_dict())
+    return {WEIGHTS: weights, CARD: write_json(directory / CARD, SealedCard(**card.model_dump(), weights=weights))}
+
+
+class Generator:
+    """A network ready to develop pictures.
+
+    Args:
+        network: built for card.kind; used as it is, in evaluation mode, on the device where it lies.
+        card: what the network is.
+    """
+
+    def __init__(self, network: nn.Module, card: GeneratorCard) -> None:
+        self.card = card
+        self.options = card.parse_options()
+        self.network = network.eval()
+        self.device = next(network.parameters()).device
+
+    @classmethod
+    def load(cls, directory: Path, device: str | torch.device = "cpu") -> Generator:
+        """Load the generator that lies in a checkpoint, or in any directory its two files were copied to.
+
+        Raises:
+            NoCheckpoint: no generator is in this directory.
+            BadCheckpoint: there is one, but it is torn, damaged or of a kind that this version does not know.
+        """
+        path = directory / CARD
+        if not path.exists():
+            raise NoCheckpoint(
+                f"no generator is in {directory} ({CARD} is missing); name a checkpoint or an exported model"
+            )
+        sealed = read_json(path, SealedCard)
+        card = GeneratorCard(**sealed.model_dump(exclude={"weights"}))
+        try:
+            options = card.parse_options()
+        except OptionError as error:
+            raise BadCheckpoint(f"{path} cannot be used: {error}") from error
+        with torch.device("meta"):  # no weights are drawn only to be overwritten
+            network = build_generator(card.kind, options, card.shape)
+        tensors = read_tensors(directory / WEIGHTS, sealed.weights)
+        load_weights(network, tensors, directory / WEIGHTS, assign=True)
+        return cls(network.to(device).to(memory_format=torch.channels_last), card)
+
+    @property
+    def kind(self) -> str:
+        return self.card.kind
+
+    @property
+    def resolution(self) -> int:
+        """Pixels on a side."""
+        return self.card.resolution
+
+    @property
+    def channels(self) -> int:
+        return self.card.channels
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names that labels 0, 1, … stand for; None when the generator takes no labels."""
+        return self.card.classes
+
+    @property
+    def latent_dim(self) -> int:
+        return self.options.latent_dim
+
+    @property
+    def images_seen(self) -> int:
+        return self.card.images_seen
+
+    @property
+    def size_bytes(self) -> int:
+        """What the weights take on the device."""
+        return sum(tensor.nbytes for tensor in self.network.state_dict().values())
+
+    @torch.inference_mode()
+    def synthesize(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Pictures as float [-1, 1], [N, C, H, W] on the device, from latents [N, D] and, if it takes them, labels [N]."""
+        latents = latents.to(self.device, non_blocking=True)
+        labels = None if self.classes is None or labels is None else labels.to(self.device, non_blocking=True)
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            pictures: Tensor = self.network(latents, labels)
+        return pictures
+
+    @torch.inference_mode()
+    def render(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Pictures as uint8 [N, C, H, W] on the CPU, from latents [N, D] and, if it takes them, labels [N]."""
+        pictures = self.synthesize(latents, labels)
+        return ((pictures + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu().contiguous()
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, assign: bool = False) -> None:
+    """Put tensors read from `path` into a module; `assign` takes them as they are, where the module has no memory yet.
+
+    Raises:
+        BadCheckpoint: names or shapes are not the module's.
+    """
+    try:
+        module.load_state_dict(dict(tensors), assign=assign)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise BadCheckpoint(f"{path} does not fit the network that it should hold: {reason}") from error

@@ -1,0 +1,138 @@
+"""From seeds to pictures: the same model, seed and label give the same pixels, alone or in any company.
+
+Two things make that so. A picture's latent comes from a random generator of its own, on the CPU, seeded with its seed alone.
+And the network only ever sees a few fixed batch sizes: others are padded up to one of these, and of these only the ones are
+used for which a probe finds every bit independent of size, place and neighbours. (A matrix product may well sum in another
+order for one row than for thirty-two.)
+
+Shapes: N batch, C channels, H W pixels, D latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.errors import UnknownLabel
+from models.generator import Generator
+
+
+@dataclass(frozen=True)
+class SampleItem:
+    """One picture that is asked for."""
+
+    seed: int
+    label: int | None = None  # None: drawn from the seed, where the generator takes labels at all
+
+
+@dataclass(frozen=True)
+class RenderedImage:
+    """One picture that was developed."""
+
+    seed: int
+    label: int | None  # the one it was made for; None when the generator takes no labels
+    pixels: NDArray[np.uint8]  # [C, H, W]
+
+
+def latents(generator: Generator, seeds: Sequence[int], labels: Sequence[int | None]) -> tuple[Tensor, Tensor | None]:
+    """Draw what pictures are developed from.
+
+    Args:
+        generator: the model that will develop them.
+        seeds: one for each picture, [N].
+        labels: one for each picture, [N]; where None, one of the generator's classes is drawn after the latent.
+
+    Returns:
+        latents, float [N, D], and labels, int64 [N]; None instead of labels when the generator takes none.
+
+    Raises:
+        UnknownLabel: the generator has no such class, or none at all.
+    """
+    count = None if generator.classes is None else len(generator.classes)
+    drawn, chosen = [], []
+    for seed, label in zip(seeds, labels, strict=True):
+        if label is not None and (count is None or not 0 <= label < count):
+            raise UnknownLabel(
+                f"label {label} is unknown: "
+                + ("this generator takes no labels, ask without one" if count is None else f"use 0 to {count - 1}")
+            )
+        source = torch.Generator(device="cpu").manual_seed(seed)
+        drawn.append(torch.randn(generator.latent_dim, generator=source))
+        if count is not None:
+            chosen.append(label if label is not None else int(torch.randint(count, (), generator=source)))
+    stacked = torch.stack(drawn) if drawn else torch.empty(0, generator.latent_dim)
+    return stacked, None if count is None else torch.tensor(chosen, dtype=torch.int64)
+
+
+class Sampler:
+    """Develops any number of pictures in batches of a few fixed sizes.
+
+    Args:
+        generator: the model; it stays on its device.
+        buckets: the batch sizes to choose from. A probe on construction drops those that do not give the very bits of the
+            largest; should even the largest give other bits in other places of the batch, pictures are made one by one.
+    """
+
+    def __init__(self, generator: Generator, buckets: Sequence[int] = (1, 8, 32)) -> None:
+        self.generator = generator
+        self.buckets = _agreeing(generator, tuple(sorted(set(buckets))))
+
+    def sample(self, items: Sequence[SampleItem]) -> list[RenderedImage]:
+        """Develop pictures, in the order they are asked for.
+
+        Raises:
+            UnknownLabel: the generator has no such class, or none at all.
+        """
+        drawn, labels = latents(self.generator, [item.seed for item in items], [item.label for item in items])
+        pixels: list[NDArray[np.uint8]] = []
+        for start, count, bucket in self._plan(len(items)):
+            part = slice(start, start + count)
+            rendered = self.generator.render(
+                _padded(drawn[part], bucket), None if labels is None else _padded(labels[part], bucket)
+            )
+            pixels.extend(rendered[:count].numpy())
+        made_for = [None] * len(items) if labels is None else labels.tolist()
+        return [
+            RenderedImage(item.seed, label, picture)
+            for item, label, picture in zip(items, made_for, pixels, strict=True)
+        ]
+
+    def _plan(self, total: int) -> Iterator[tuple[int, int, int]]:
+        """Cut `total` pictures into (start, count, bucket), filling a bucket by more than half or taking a smaller one."""
+        start = 0
+        while (left := total - start) > 0:
+            fitting = [bucket for bucket in self.buckets if bucket < 2 * left]
+            bucket = max(fitting, default=self.buckets[0])
+            count = min(bucket, left)
+            yield start, count, bucket
+            start += count
+
+
+def _padded(rows: Tensor, size: int) -> Tensor:
+    """Rows [n, …] with the last one repeated up to [size, …]."""
+    return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])]) if len(rows) < size else rows
+
+
+def _agreeing(generator: Generator, buckets: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of `buckets` whose pictures are the same to the last bit, before rounding to pixels could hide a difference."""
+    largest = buckets[-1]
+    drawn, labels = latents(generator, range(largest), [None] * largest)
+
+    def develop(order: Tensor, size: int) -> Tensor:
+        parts = [
+            generator.synthesize(_padded(drawn[rows], size), None if labels is None else _padded(labels[rows], size))
+            for rows in order.split(size)
+        ]
+        return torch.cat(parts)[:largest].cpu()
+
+    straight = torch.arange(largest)
+    reference = develop(straight, largest)
+    for shift in {1, largest // 2, largest - 1}:
+        if not torch.equal(develop(straight.roll(shift), largest), reference.roll(shift, dims=0)):
+            return (1,)
+    return tuple(size for size in buckets if size == largest or torch.equal(develop(straight, size), reference))
