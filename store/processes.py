@@ -63,15 +63,17 @@ class _Child:
 class Supervisor:
     """Keeps programs running until it is told to stop. One for each process, on its main thread."""
 
-    def __init__(self, programs: Sequence[Program], *, grace_s: float) -> None:
+    def __init__(self, programs: Sequence[Program], *, grace_s: float, together: bool = False) -> None:
         """Starts nothing yet.
 
         Args:
             programs: in the order in which to start them; they are stopped in the reverse order.
             grace_s: how long each gets to end after SIGTERM before it is killed.
+            together: stop all at once, for programs that do not need each other; else one waits for the next.
         """
         self._children = [_Child(program) for program in programs]
         self._grace_s = grace_s
+        self._together = together
         self._stopping = False
 
     def add(self, program: Program) -> None:
@@ -149,19 +151,26 @@ class Supervisor:
         return max(0.0, min([1.0, *(at - time.monotonic() for at in due)]))
 
     def _stop_all(self) -> None:
-        for child in reversed(self._children):
-            process = child.process
-            if process is None:
-                continue
-            process.terminate()
-            try:
-                code = process.wait(self._grace_s)
-            except subprocess.TimeoutExpired:
-                log.warning("%s did not end within %.0f s and is killed", child.program.name, self._grace_s)
-                process.kill()
-                code = process.wait()
-            child.process = None
-            self._told(child, code)
+        groups = [self._children] if self._together else [[child] for child in reversed(self._children)]
+        for group in groups:
+            for child in group:
+                if child.process is not None:
+                    child.process.terminate()
+            deadline = time.monotonic() + self._grace_s
+            for child in group:
+                self._await_end(child, deadline)
+
+    def _await_end(self, child: _Child, deadline: float) -> None:
+        if child.process is None:
+            return
+        try:
+            code = child.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.warning("%s did not end within %.0f s and is killed", child.program.name, self._grace_s)
+            child.process.kill()
+            code = child.process.wait()
+        child.process = None
+        self._told(child, code)
 
 
 def _as_child() -> None:

@@ -1,0 +1,58 @@
+"""How a job's work ends early, and what an exception means for its row.
+
+WorkerError
+├── Canceled     the job's cancel flag was seen
+└── HandedBack   the worker is shutting down; the job goes back into the line
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.errors import ModelsError
+from store.errors import BlobNotFound, StorageFull, StoreError
+
+
+class WorkerError(Exception):
+    """Base of every error that worker raises."""
+
+
+class Canceled(WorkerError):
+    """The job's cancellation was asked for, and the work has stopped."""
+
+
+class HandedBack(WorkerError):
+    """This worker is shutting down; another goes on with the job."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a failed job's row says: a code for programs, a message for people, and whether trying again may help."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+def failure(error: Exception) -> Failure:
+    """Return what to write into the row of a job whose work raised `error`."""
+    if isinstance(error, StorageFull):
+        return Failure("storage_full", str(error), retryable=True)
+    if isinstance(error, BlobNotFound):
+        return Failure(
+            "data_missing", f"{error}; its data set or model was probably deleted meanwhile", retryable=False
+        )
+    if isinstance(error, StoreError):
+        return Failure("not_allowed", str(error), retryable=False)
+    if isinstance(error, ModelsError):
+        return Failure(_code(error), str(error), retryable=False)
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        remedy = "choose a smaller batch_size, base_channels or resolution"
+        return Failure("out_of_memory", f"the device ran out of memory ({error}); {remedy}", retryable=True)
+    return Failure("internal", f"{type(error).__name__}: {error}; the worker's log has the details", retryable=True)
+
+
+def _code(error: ModelsError) -> str:
+    # NoUsableImages → no_usable_images
+    name = type(error).__name__
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

@@ -1,0 +1,60 @@
+"""Loaded generators, kept while there is room: the least recently used goes first."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from pathlib import Path
+
+from models.generator import Generator
+from models.sampling import Sampler
+from store.blobs import Blobs
+
+log = logging.getLogger(__name__)
+
+
+class GeneratorCache:
+    """Samplers by the blob prefix of their weights; weights under a prefix never change."""
+
+    def __init__(self, blobs: Blobs, *, device: str, max_bytes: int, max_batch: int, copies: Path) -> None:
+        """Loads nothing yet.
+
+        Args:
+            blobs: where weights come from.
+            device: where generators live.
+            max_bytes: room for weights; one generator is always kept, however large.
+            max_batch: most images in one forward pass.
+            copies: directory for local copies, where the storage is not local.
+        """
+        self._blobs = blobs
+        self._device = device
+        self._max_bytes = max_bytes
+        self._max_batch = max_batch
+        self._copies = copies
+        self._loaded: OrderedDict[str, Sampler] = OrderedDict()
+
+    def get(self, checkpoint: str) -> Sampler:
+        """Return the sampler of these weights, loading them at need.
+
+        Raises:
+            BlobNotFound: the model was deleted.
+            BadCheckpoint: the weights are damaged.
+        """
+        if checkpoint not in self._loaded:
+            generator = Generator.load(self._blobs.fetch(checkpoint, self._copies), self._device)
+            self._loaded[checkpoint] = Sampler(generator, buckets=_buckets(self._max_batch))
+            log.info("loaded %s (%.1f MB)", checkpoint, generator.size_bytes / 1e6)
+        self._loaded.move_to_end(checkpoint)
+        while len(self._loaded) > 1 and self.size_bytes > self._max_bytes:
+            dropped, _ = self._loaded.popitem(last=False)
+            log.info("dropped %s", dropped)
+        return self._loaded[checkpoint]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the weights that are loaded."""
+        return sum(sampler.generator.size_bytes for sampler in self._loaded.values())
+
+
+def _buckets(max_batch: int) -> tuple[int, ...]:
+    return (*(size for size in (1, 8, 32, 128, 512) if size < max_batch), max_batch)

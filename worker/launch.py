@@ -1,0 +1,64 @@
+"""The launcher, `python -m worker.launch`: one pinned set of workers for each device, restarted when they die."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import sys
+
+from store.errors import SettingsError, StoreError
+from store.processes import Program, Supervisor
+from store.queue import Lane
+from store.resources import Resources
+from store.settings import Settings, load_settings
+from worker.devices import CPU, Device, chosen, count_cuda, visible_devices
+from worker.reconcile import reconcile
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Keeps this host's workers running until SIGTERM; returns the exit status."""
+    try:
+        settings = load_settings()
+        devices = chosen(settings.devices, 0 if settings.devices == ["cpu"] else count_cuda())
+    except SettingsError as error:
+        sys.exit(str(error))
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s launcher: %(message)s")
+    log.info("devices: %s", ", ".join(device.name for device in devices))
+    resources = Resources.open(settings)
+    try:
+        Supervisor(programs(settings, resources, devices), grace_s=settings.drain_s, together=True).run()
+    finally:
+        resources.close()
+    return 0
+
+
+def programs(settings: Settings, resources: Resources, devices: list[Device]) -> list[Program]:
+    """Return the workers of this host: io without a device, then a sampler and a trainer for each device."""
+    io = [_program(resources, Lane.IO, CPU, number) for number in range(settings.io_workers)]
+    return io + [_program(resources, lane, device) for device in devices for lane in (Lane.SAMPLE, Lane.TRAIN)]
+
+
+def _program(resources: Resources, lane: Lane, device: Device, number: int = 0) -> Program:
+    kind = f"{lane.value}-{number}" if lane is Lane.IO else f"{lane.value}-{device.name.replace(':', '')}"
+
+    def argv() -> list[str]:
+        # A name of its own for each start: a lease can tell the dead worker from its successor.
+        name = f"{kind}-{secrets.token_hex(4)}@{socket.gethostname()}"
+        command = [sys.executable, "-m", "worker.main", "--lane", lane.value, "--device", device.torch_name]
+        return [*command, "--name", name]
+
+    def on_exit(argv: list[str], _code: int) -> None:
+        # The lease would run out by itself; why wait, when its holder is known to be dead?
+        try:
+            reconcile(resources, owner=argv[-1])
+        except StoreError as error:
+            log.warning("jobs of %s wait for their leases to run out: %s", argv[-1], error)
+
+    return Program(kind, argv, env=device.pin(visible_devices()), on_exit=on_exit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""One worker process: `python -m worker.main --lane sample --device cuda:0 --name …`; worker/launch.py starts them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from celery import signals
+
+from store.errors import SettingsError
+from store.queue import Lane, celery_app
+from store.resources import Resources
+from store.settings import Settings, load_settings
+from worker.heartbeat import Heartbeat
+from worker.reconcile import Reconciler
+from worker.running import Station
+from worker.tasks import register
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Works through one lane until SIGTERM; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m worker.main", description=__doc__)
+    parser.add_argument("--lane", type=Lane, choices=list(Lane), required=True, help="which jobs to work on")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for the one CUDA device that is visible")
+    parser.add_argument("--name", required=True, help="the worker's unique name; leases carry it")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        sys.exit(str(error))
+    logging.basicConfig(
+        level=settings.log_level.upper(), format=f"%(asctime)s %(levelname)s {arguments.name}: %(message)s"
+    )
+    resources = Resources.open(settings)
+    try:
+        with Heartbeat(resources) as heartbeat:
+            work(Station(arguments.name, resources, heartbeat, arguments.device), arguments.lane)
+    finally:
+        resources.close()
+    return 0
+
+
+def work(station: Station, lane: Lane) -> None:
+    """Hears the lane's bells until SIGTERM."""
+    settings = station.resources.settings
+    if lane is not Lane.IO:
+        _limit_threads(settings)
+    app = celery_app(settings.redis_url)
+    register(app, lane, station)
+
+    reconciler = Reconciler(station.resources) if lane is Lane.IO else None
+
+    def keep_logging(**_: object) -> None:
+        """Celery leaves logging alone when someone listens here."""
+
+    def drain(**_: object) -> None:
+        station.draining.set()
+
+    def ready(**_: object) -> None:
+        log.info("ready for %s jobs on %s", lane.value, station.device)
+        station.resources.ring(lane)  # whatever was queued while nobody listened
+        if reconciler is not None:
+            reconciler.start()
+
+    # Weak references would let go of these functions at once.
+    signals.setup_logging.connect(keep_logging, weak=False)
+    signals.worker_shutting_down.connect(drain, weak=False)
+    signals.worker_ready.connect(ready, weak=False)
+    app.worker_main(
+        ["worker", "--pool=solo", f"--queues={lane.queue_name}", f"--hostname={station.owner}", "--without-gossip",
+         "--without-mingle", "--without-heartbeat", f"--loglevel={settings.log_level}"]
+    )  # fmt: skip
+    if reconciler is not None:
+        reconciler.stop()
+
+
+def _limit_threads(settings: Settings) -> None:
+    if settings.torch_threads:
+        import torch
+
+        torch.set_num_threads(settings.torch_threads)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""The Celery tasks: one for each lane. A message carries nothing; the work is in the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from celery import Celery
+
+from store.queue import Lane
+from worker.running import Station, run_queued
+
+
+def register(app: Celery, lane: Lane, station: Station) -> None:
+    """Gives the application the one task of this lane, with everything it needs already imported."""
+    app.task(_task(lane, station), name=lane.queue_name, ignore_result=True)
+
+
+# Each lane imports what it needs and no more: a process that imports pictures holds no PyTorch.
+def _task(lane: Lane, station: Station) -> Callable[[], None]:
+    if lane is Lane.SAMPLE:
+        from worker.sampler import SliceSampler
+
+        return SliceSampler(station).serve
+    if lane is Lane.TRAIN:
+        from worker.training import train_model
+
+        return lambda: run_queued(station, lane, train_model)
+    from worker.importing import discard_upload, import_dataset
+
+    return lambda: run_queued(station, lane, import_dataset, discard_upload)
