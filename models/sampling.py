@@ -126,7 +126,7 @@ def _agreeing(generator: Generator, buckets: tuple[int, ...]) -> tuple[int, ...]
     def develop(order: Tensor, size: int) -> Tensor:
         parts = [
             generator.synthesize(_padded(drawn[rows], size), None if labels is None else _padded(labels[rows], size))
-            for rows in order.split(size)
+            for rows in torch.split(order, size)
         ]
         return torch.cat(parts)[:largest].cpu()
 

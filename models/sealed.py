@@ -51,7 +51,7 @@ def read_tensors(path: Path, seal: Seal) -> dict[str, Tensor]:
         BadCheckpoint: the file is absent, or not the one that was sealed.
     """
     try:
-        return safetensors.torch.load(_read(path, seal))
+        return safetensors.torch.load(read(path, seal))
     except (SafetensorError, ValueError, KeyError, struct.error) as error:
         raise BadCheckpoint(f"{path} is not a safetensors file: {error}") from error
 
@@ -68,7 +68,7 @@ def read_json(path: Path, record: type[Record], seal: Seal | None = None) -> Rec
         BadCheckpoint: the file is absent, torn, or says something that this version does not understand.
     """
     try:
-        return record.model_validate_json(_read(path, seal))
+        return record.model_validate_json(read(path, seal))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
@@ -112,7 +112,12 @@ def _write(path: Path, content: bytes) -> Seal:
     return Seal(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def _read(path: Path, seal: Seal | None) -> bytes:
+def read(path: Path, seal: Seal | None) -> bytes:
+    """A file's bytes, checked against its seal where there is one.
+
+    Raises:
+        BadCheckpoint: the file is absent, or not the one that was sealed.
+    """
     try:
         if seal is not None and path.stat().st_size != seal.bytes:
             raise BadCheckpoint(f"{path} is torn: {path.stat().st_size:,} bytes, should be {seal.bytes:,}")

@@ -1,0 +1,137 @@
+"""Checkpoints: all that a training needs to go on, bit for bit, and the generator as it is at that moment.
+
+A run's directory holds `ckpt-{images_seen}/`, each with four files:
+
+    training.json           what was trained, how far it came, and the seals of the other three
+    training.safetensors    weights, averages of gradients, random state
+    generator.json          the generator's card        } the two that
+    generator.safetensors   its averaged weights        } make a model
+
+A directory gets its name when it is whole, and its seals are checked when it is read, so that one that was damaged later is
+passed over for the one before. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from models.errors import BadCheckpoint
+from models.generator import GeneratorCard, save_generator
+from models.sealed import (
+    Seal,
+    read,
+    read_json,
+    read_tensors,
+    remove_unfinished,
+    whole_directory,
+    write_json,
+    write_tensors,
+)
+
+RECORD = "training.json"
+STATE = "training.safetensors"
+KEPT = 2  # checkpoints in a run's directory: the newest, and one to fall back on
+
+log = logging.getLogger(__name__)
+
+
+class TrainingRecord(BaseModel):
+    """What a training has to remember besides tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    config: dict[str, Any]  # TrainingConfig as JSON
+    data: str  # fingerprint of the prepared images
+    images_seen: int = Field(ge=0)  # also the position in the data, whose order follows from the seed
+    elapsed_s: float = Field(ge=0)  # seconds of training, over all attempts
+
+
+class SealedRecord(TrainingRecord):
+    """A record as it lies on disk, with the seals of the files beside it."""
+
+    files: dict[str, Seal]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and found whole."""
+
+    path: Path
+    record: TrainingRecord
+    state: Mapping[str, Tensor]  # on the CPU, by name
+
+
+def save(
+    run_dir: Path, record: TrainingRecord, state: Mapping[str, Tensor], network: nn.Module, card: GeneratorCard
+) -> Path:
+    """Write a checkpoint and drop the oldest ones.
+
+    Args:
+        run_dir: the run's directory; made when absent.
+        record: what there is to remember.
+        state: tensors by name.
+        network: what is sampled from.
+        card: what that network is.
+
+    Returns:
+        the new checkpoint's directory.
+
+    Raises:
+        CheckpointError: the disk is full, or may not be written to.
+    """
+    path = run_dir / f"ckpt-{record.images_seen:012d}"
+    if path.exists():
+        shutil.rmtree(path)  # only one that latest() passed over can stand where training has come to again
+    with whole_directory(path) as directory:
+        seals = {STATE: write_tensors(directory / STATE, state), **save_generator(directory, network, card)}
+        write_json(directory / RECORD, SealedRecord(**record.model_dump(), files=seals))
+    for old in _newest_first(run_dir)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def load(directory: Path) -> Checkpoint:
+    """Read one checkpoint.
+
+    Raises:
+        BadCheckpoint: a file is absent, torn or damaged.
+    """
+    sealed = read_json(directory / RECORD, SealedRecord)
+    if STATE not in sealed.files:
+        raise BadCheckpoint(f"{directory / RECORD} names no {STATE}; it was not written by a training")
+    state = read_tensors(directory / STATE, sealed.files[STATE])
+    for name, seal in sealed.files.items():
+        if name != STATE:
+            read(directory / Path(name).name, seal)
+    return Checkpoint(directory, TrainingRecord(**sealed.model_dump(exclude={"files"})), state)
+
+
+def latest(run_dir: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None when there is none. Damaged ones are named in the log."""
+    for directory in _newest_first(run_dir):
+        try:
+            return load(directory)
+        except BadCheckpoint as error:
+            log.warning("passed over a checkpoint: %s", error)
+    return None
+
+
+def sweep(run_dir: Path, *, beyond: int) -> None:
+    """Remove what a killed process left half written, and checkpoints of more than `beyond` images: latest() refused them."""
+    remove_unfinished(run_dir)
+    for directory in _newest_first(run_dir):
+        if directory.name > f"ckpt-{beyond:012d}":
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _newest_first(run_dir: Path) -> list[Path]:
+    return sorted(run_dir.glob("ckpt-????????????"), reverse=True)

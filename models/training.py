@@ -1,0 +1,212 @@
+"""All that changes while a kind is trained, and how it is kept and brought back.
+
+What a step computes depends on the seed, the options and the data alone. Shapes: N batch, C channels, H W pixels, D latent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models import checkpoint
+from models.catalog import TrainOptions, kind
+from models.checkpoint import Checkpoint, TrainingRecord
+from models.config import TrainingConfig
+from models.data import PreparedImages
+from models.ema import ExponentialMovingAverage
+from models.errors import BadCheckpoint, InvalidOption, TrainingDiverged
+from models.generator import Generator, GeneratorCard, load_weights
+from models.objective import Batch, Phase
+from models.randomness import EndlessShuffle, derived_generator, derived_seed
+from models.registry import build_objective
+
+
+class Training:
+    """A kind in training on one device: networks, optimizers, average, random state, position in the data.
+
+    Args:
+        data: what to learn.
+        config: what to train; the seed decides every weight and every draw.
+        device: where to compute.
+
+    Raises:
+        OptionError: kind, options, resolution and data do not fit together.
+        DataError: the data cannot be used at this resolution.
+    """
+
+    def __init__(self, data: PreparedImages, config: TrainingConfig, device: torch.device) -> None:
+        manifest = data.manifest
+        kind(config.kind).check(config.resolution, manifest.channels)
+        self.config = config
+        self.classes = _classes(config.options, manifest.classes)
+        self.fingerprint = _fingerprint(data)
+        self.channels = manifest.channels
+        self.images_seen = 0
+        self.elapsed_s = 0.0
+        self.images = data.load(config.resolution, device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(derived_seed(config.seed, "weights"))
+            self.objective = build_objective(config.kind, config.options, self.card.shape, device)
+        self.order = EndlessShuffle(len(data), config.seed)
+        self.average = ExponentialMovingAverage(
+            self.objective.generator, halflife_images=config.options.ema_halflife_images
+        )
+        self.random = derived_generator(config.seed, "steps")
+        self.device = device
+        self._sums: dict[str, Tensor] = {}  # of losses since they were last read, on the device
+        self._steps = 0  # since the losses were last read
+        self._losses: dict[str, float] = {}  # as last read
+
+    @property
+    def card(self) -> GeneratorCard:
+        """What the generator is, as of now."""
+        return GeneratorCard(
+            kind=self.config.kind,
+            options=self.config.options.model_dump(mode="json"),
+            resolution=self.config.resolution,
+            channels=self.channels,
+            classes=self.classes,
+            images_seen=self.images_seen,
+        )
+
+    def step(self) -> None:
+        """Draw one batch and let every phase learn from it."""
+        options = self.config.options
+        batch = self._next_batch(options)
+        for phase in self.objective.phases:
+            phase.optimizer.zero_grad(set_to_none=True)
+            losses = phase.losses(batch)
+            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call] # torch's own gap
+            phase.optimizer.step()
+            for name, loss in losses.items():
+                total = self._sums.get(name)
+                self._sums[name] = loss.detach() if total is None else total + loss.detach()
+        self.images_seen += options.batch_size
+        self._steps += 1
+        self.average.update(self.objective.generator, images_seen=self.images_seen, batch_size=options.batch_size)
+
+    def _next_batch(self, options: TrainOptions) -> Batch:
+        """The next batch_size images of the endless shuffle, each mirrored or not, and fresh latents."""
+        size = options.batch_size
+        latents = torch.randn(size, options.latent_dim, generator=self.random)  # on the CPU: the same on every device
+        images, labels = self.images.batch(self.order.at(self.images_seen, size))
+        if options.mirror:
+            mirrored = torch.rand(size, generator=self.random) < 0.5
+            images = torch.where(mirrored.to(self.device)[:, None, None, None], images.flip(3), images)
+        return Batch(
+            images=images.contiguous(memory_format=torch.channels_last),
+            labels=None if self.classes is None else labels,
+            latents=latents.to(self.device, non_blocking=True),
+        )
+
+    def read_losses(self) -> dict[str, float]:
+        """The mean losses since the last call: the only moment at which the device is waited for.
+
+        Raises:
+            TrainingDiverged: one of them is not finite.
+        """
+        if self._steps:
+            means = (torch.stack(list(self._sums.values())) / self._steps).tolist()
+            self._losses = dict(zip(self._sums, means, strict=True))
+            self._sums, self._steps = {}, 0
+        if not all(math.isfinite(loss) for loss in self._losses.values()):
+            raise TrainingDiverged(self._losses, self.images_seen)
+        return self._losses
+
+    def sampled(self) -> Generator:
+        """The generator as a sampler would load it now."""
+        return Generator(self.average.network, self.card)
+
+    def save(self, run_dir: Path) -> Path:
+        """Write a checkpoint; returns its directory.
+
+        Raises:
+            TrainingDiverged: a weight is not finite, so that going on from here would be of no use.
+            CheckpointError: it cannot be written.
+        """
+        state = self.state()
+        if not torch.stack([tensor.isfinite().all() for tensor in state.values()]).all():
+            raise TrainingDiverged(self._losses, self.images_seen)
+        record = TrainingRecord(
+            config=self.config.to_json(), data=self.fingerprint, images_seen=self.images_seen, elapsed_s=self.elapsed_s
+        )
+        return checkpoint.save(run_dir, record, state, self.average.network, self.card)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that decides what the next step does."""
+        state = {"random": self.random.get_state(), **_prefixed("average", self.average.network)}
+        for phase in self.objective.phases:
+            state |= _prefixed(f"{phase.name}.weights", phase.module)
+            for index, values in phase.optimizer.state_dict()["state"].items():
+                state |= {f"{phase.name}.optimizer.{index}.{key}": value for key, value in values.items()}
+        return {name: tensor.detach().cpu() for name, tensor in state.items()}
+
+    def restore(self, found: Checkpoint) -> None:
+        """Go back to where a checkpoint was written.
+
+        Raises:
+            BadCheckpoint: it is of another training.
+        """
+        stored, wanted = found.record.config, self.config.to_json()
+        for name in ("kind", "resolution", "options", "seed"):
+            if stored.get(name) != wanted[name]:
+                raise BadCheckpoint(
+                    f"{found.path} is of another training: {name} {stored.get(name)!r} there, {wanted[name]!r} asked for; "
+                    "ask for the same, or train into an empty directory"
+                )
+        if found.record.data != self.fingerprint:
+            raise BadCheckpoint(f"{found.path} was trained on other images; train into an empty directory")
+        path = found.path / checkpoint.STATE
+        load_weights(self.average.network, _under("average.", found.state), path)
+        for phase in self.objective.phases:
+            load_weights(phase.module, _under(f"{phase.name}.weights.", found.state), path)
+            _load_optimizer(phase, _under(f"{phase.name}.optimizer.", found.state), path)
+        self.random.set_state(found.state["random"])
+        self.images_seen = found.record.images_seen
+        self.elapsed_s = found.record.elapsed_s
+
+
+def _fingerprint(data: PreparedImages) -> str:
+    """A hash of every image's hash and label: the same images in the same order, whatever they are called now."""
+    digest = hashlib.sha256(f"{data.manifest.resolution} {data.manifest.channels}".encode())
+    for image in data.manifest.images:
+        digest.update(f" {image.sha256} {image.label}".encode())
+    return digest.hexdigest()
+
+
+def _classes(options: TrainOptions, classes: list[str] | None) -> list[str] | None:
+    """The classes that the networks are told; None when they are told none."""
+    if options.conditional and classes is None:
+        raise InvalidOption(
+            "conditional", "these images have no labels", "false, or images in one folder for each class"
+        )
+    return None if options.conditional is False else classes
+
+
+def _prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _load_optimizer(phase: Phase, state: Mapping[str, Tensor], path: Path) -> None:
+    """Put averages of gradients back, in the memory layout of their weights: a fused optimizer walks both side by side."""
+    weights = [weight for group in phase.optimizer.param_groups for weight in group["params"]]
+    values: dict[int, dict[str, Tensor]] = {}
+    try:
+        for name, tensor in state.items():
+            index, key = name.split(".", 1)
+            weight = weights[int(index)]
+            like_weight = tensor.shape == weight.shape
+            placed = torch.empty_like(weight).copy_(tensor) if like_weight else tensor.to(weight.device)
+            values.setdefault(int(index), {})[key] = placed
+    except (ValueError, IndexError) as error:
+        raise BadCheckpoint(f"{path} does not fit the optimizer of phase {phase.name}: {error}") from error
+    phase.optimizer.load_state_dict({"state": values, "param_groups": phase.optimizer.state_dict()["param_groups"]})
