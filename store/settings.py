@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -150,14 +150,17 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def load_settings() -> Settings:
+def load_settings(**said: Any) -> Settings:
     """Return the settings of this process's environment.
+
+    Args:
+        said: fields given on a command line; each goes before its variable.
 
     Raises:
         SettingsError: a value is wrong; the message names each variable and what would be right.
     """
     try:
-        return Settings()
+        return Settings(**said)
     except ValidationError as error:
         lines = []
         for problem in error.errors():

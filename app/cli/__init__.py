@@ -1,0 +1,61 @@
+"""The command line, `darkroom`: thin commands over the HTTP API, and the commands that run the service.
+
+Exit status: 0 all went well; 1 the job failed or was canceled; 2 the request or the service was at fault;
+130 Ctrl-C while watching.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from app.cli import datasets, demo, generate, jobs, models, output, service, train, up
+from app.client import ClientError
+
+commands = typer.Typer(
+    name="darkroom",
+    help="Trains image generators on your own pictures and develops new ones, over HTTP.",
+    epilog="Start with `darkroom up` in one terminal, and `darkroom dataset import PATH` in another.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RUN, USE = "Run the service", "Use it"
+commands.command(rich_help_panel=RUN)(up.up)
+commands.command("demo", rich_help_panel=RUN)(demo.demo)
+commands.command(rich_help_panel=RUN)(service.api)
+commands.command(rich_help_panel=RUN)(service.worker)
+commands.command(rich_help_panel=RUN)(service.migrate)
+commands.command(hidden=True)(up.announce)
+commands.command("demo-steps", hidden=True)(demo.steps)
+commands.add_typer(datasets.commands, name="dataset", rich_help_panel=USE)
+commands.command("train", rich_help_panel=USE)(train.train)
+commands.command("generate", rich_help_panel=USE)(generate.generate)
+commands.add_typer(jobs.commands, name="jobs", rich_help_panel=USE)
+commands.add_typer(models.commands, name="models", rich_help_panel=USE)
+commands.command("kinds", rich_help_panel=USE)(models.kinds)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and ends the process with its exit status.
+
+    Args:
+        arguments: without the program's name; None: those of this process.
+    """
+    try:
+        commands(args=list(arguments) if arguments is not None else None, prog_name="darkroom")
+    except ClientError as error:
+        output.print_error(error)
+        sys.exit(2)
+    except Exception as error:
+        # The errors of store are imported only where something of store failed: it is slow to load.
+        from store.errors import StoreError
+
+        if not isinstance(error, StoreError):
+            raise
+        output.print_error(error)
+        sys.exit(2)

@@ -1,0 +1,84 @@
+"""`darkroom generate`: pictures from a model, saved as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from app.cli import output
+from app.cli.grid import grid_of
+from app.cli.options import JsonOption, UrlOption
+from app.cli.watching import finish, watch
+from app.client import DEFAULT_URL, Client, ClientError, JsonObject
+
+
+def generate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Id or name of a model.")],
+    n: Annotated[int, typer.Option("-n", min=1, metavar="N", help="How many pictures.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(metavar="SEED", help="Of the first; picture k has SEED + k. (default: drawn)")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="CLASS", help="Only this class, by name or index. (default: any)")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR|FILE.png", help="Where to save.")] = Path(),
+    as_grid: Annotated[bool, typer.Option("--grid", help="Save one picture with all of them.")] = False,
+    as_json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Generates pictures and saves them as PNG files. The same model and seed give the same bytes.
+
+    Example: darkroom generate flowers-64 -n 16 --seed 7 --grid --out flowers.png
+    """
+    one_file = out.suffix.lower() == ".png"
+    if one_file and n > 1 and not as_grid:
+        raise typer.BadParameter(
+            f"{n} pictures don't fit into one file; add --grid, or name a folder", param_hint="--out"
+        )
+    with Client(url) as client:
+        found = client.model(model)
+        job = client.generate(found["id"], n=n, seed=seed, label=label)
+        job = watch(client, job)
+        finish(job)
+        images = client.images(job["id"])
+        target = out if one_file else out / f"{_plain(found['name'])}-{images[0]['seed']}.png"
+        if as_grid:
+            saved = [save(target, grid_of([client.content(image["id"]) for image in images]))]
+        elif one_file:
+            saved = [save(target, client.content(images[0]["id"]))]
+        else:
+            names = (out / f"{_plain(found['name'])}-{image['seed']}.png" for image in images)
+            saved = [save(name, client.content(image["id"])) for name, image in zip(names, images, strict=True)]
+    _say(saved, job, images, as_json)
+
+
+def save(path: Path, data: bytes) -> Path:
+    """Writes a file, and the folders it lies in.
+
+    Raises:
+        ClientError: it can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise ClientError("unwritable", f"{path} can't be written: {error.strerror}", parameter="--out") from error
+    return path
+
+
+def _say(saved: Iterable[Path], job: JsonObject, images: list[JsonObject], as_json: bool) -> None:
+    files = [str(path) for path in saved]
+    if as_json:
+        output.print_json({"job": job["id"], "files": files, "images": images})
+        return
+    for file in files:
+        output.results().print(escape(file))
+
+
+def _plain(name: str) -> str:
+    # A model's name may hold anything; a file's name should not.
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).lstrip(".") or "image"

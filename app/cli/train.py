@@ -1,0 +1,95 @@
+"""`darkroom train`: a generator from a data set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from app.cli import output
+from app.cli.models import print_model
+from app.cli.options import JsonOption, UrlOption, WatchOption
+from app.cli.watching import finish, watch
+from app.client import DEFAULT_URL, Client
+
+DEFAULT_MINUTES = 10.0
+
+
+def train(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id or name of the pictures to learn from.")],
+    kind: Annotated[
+        str, typer.Option(metavar="KIND", help="What to train; `darkroom kinds` lists them.")
+    ] = "gan-dcgan",
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call it. (default: the data set's)")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(metavar="PX", help="Side of its pictures in pixels. (default: the data set's)")
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, metavar="N", help="Train on so many images, then stop.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, metavar="S", help="Train for so many seconds.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="M", help=f"Train for so many minutes. (default: {DEFAULT_MINUTES:g})"),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the kind; may be given several times."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="SEED", help="Of everything random. (default: drawn)")] = None,
+    watching: WatchOption = True,
+    as_json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Trains a generator on a data set, for a number of images or a time.
+
+    Example: darkroom train flowers --minutes 30 --name flowers-64 --option base_channels=32
+    """
+    budget = budget_of(images, seconds, minutes)
+    options = dict(parse_option(text) for text in option or [])
+    with Client(url) as client:
+        found = client.dataset(dataset)
+        job = client.train(
+            found["id"], kind=kind, name=name, resolution=resolution, options=options, budget=budget, seed=seed
+        )
+        if not watching:
+            if as_json:
+                output.print_json(job)
+            else:
+                output.results().print(
+                    f"{job['id']} trains {job['model']}; watch it with `darkroom jobs watch {job['id']}`"
+                )
+            return
+        job = watch(client, job)
+        finish(job)
+        model = client.model(job["model"])
+    if as_json:
+        output.print_json(model)
+    else:
+        print_model(model)
+
+
+def budget_of(images: int | None, seconds: float | None, minutes: float | None) -> dict[str, float]:
+    """The budget that was asked for, as the API takes it: images or seconds, never both."""
+    given = [value for value in (images, seconds, minutes) if value is not None]
+    if len(given) > 1:
+        raise typer.BadParameter("give one of --images, --seconds and --minutes")
+    if images is not None:
+        return {"images": images}
+    if seconds is not None:
+        return {"seconds": seconds}
+    return {"seconds": 60 * (minutes if minutes is not None else DEFAULT_MINUTES)}
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """`key=value` as a pair; numbers, true, false and null become what they say, the rest stays text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise typer.BadParameter(f"{text!r} is no KEY=VALUE, such as base_channels=32", param_hint="--option")
+    words: dict[str, Any] = {"true": True, "false": False, "null": None, "none": None}
+    if value.lower() in words:
+        return key, words[value.lower()]
+    for number in (int, float):
+        try:
+            return key, number(value)
+        except ValueError:
+            continue
+    return key, value

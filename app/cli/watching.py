@@ -1,0 +1,168 @@
+"""Watching a job: a progress bar from its events until it has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from app.cli import output
+from app.client import DEFAULT_URL, Client, JsonObject
+
+VERBS = {"import": "importing", "train": "training", "sample": "generating"}
+PLAIN_INTERVAL_S = 10.0  # between two lines where the output is no terminal
+INTERRUPTED = 130  # the shell's own number for Ctrl-C
+
+
+def watch(client: Client, job: JsonObject) -> JsonObject:
+    """Shows a job's progress until it has ended, and returns it as it then is.
+
+    Raises:
+        ClientError: the service went away.
+        typer.Exit: Ctrl-C; the job goes on, and this was said.
+    """
+    console = output.notes()
+    try:
+        with _view(console, job) as view:
+            for event in client.events(job["id"]):
+                view.take(event.type, event.data)
+    except KeyboardInterrupt:
+        say_it_goes_on(console, client, job["id"])
+        raise typer.Exit(INTERRUPTED) from None
+    return client.job(job["id"])
+
+
+def finish(job: JsonObject) -> None:
+    """Returns when the job has succeeded; else says why it has not, and ends the command with 1."""
+    if job["status"] == "succeeded":
+        return
+    console = output.notes()
+    if job["status"] == "canceled":
+        console.print(f"[yellow]{job['id']} was canceled.[/]")
+    else:
+        error = job.get("error") or {}
+        console.print(f"[red]{job['id']} failed:[/] {escape(str(error.get('message') or 'no reason was given'))}")
+    raise typer.Exit(1)
+
+
+def say_it_goes_on(console: Console, client: Client, job_id: str) -> None:
+    """Tells someone who stopped watching that the job has not stopped."""
+    url = f" --url {client.url}" if client.url != DEFAULT_URL else ""
+    console.print(
+        f"\nThe job goes on without you. Watch it again with [bold]darkroom jobs watch {job_id}{url}[/],\n"
+        f"or stop it with [bold]darkroom jobs cancel {job_id}{url}[/]."
+    )
+
+
+class _View:
+    """What is known of a job from its events, as one line of progress."""
+
+    def __init__(self, job: JsonObject) -> None:
+        self._verb = VERBS.get(str(job["kind"]), str(job["kind"]))
+        self.status: str = job["status"]
+        self.progress: JsonObject = job.get("progress") or {}
+        self.metrics: JsonObject = {}
+
+    def take(self, kind: str, data: JsonObject) -> None:
+        if kind == "snapshot":
+            self.status = data.get("status", self.status)
+            self.progress = data.get("progress") or self.progress
+        elif kind in {"status", "done"}:
+            self.status = data.get("status", self.status)
+        elif kind == "progress":
+            self.progress = {**self.progress, **data}
+        elif kind == "metrics":
+            self.metrics = data
+
+    @property
+    def title(self) -> str:
+        return self._verb if self.status == "running" else self.status
+
+    @property
+    def done(self) -> float:
+        return float(self.progress.get("done") or 0.0)
+
+    @property
+    def total(self) -> float | None:
+        total = self.progress.get("total")
+        return float(total) if total else None
+
+    @property
+    def details(self) -> str:
+        """Counts, rate, losses and time left, as far as they are known."""
+        unit = self.progress.get("unit") or ""
+        of = f"/{output.amount(self.total)}" if self.total else ""
+        parts = [f"{output.amount(round(self.done))}{of} {unit}".strip()]
+        rate, rate_unit = self.progress.get("rate"), unit
+        if self.metrics.get("images_per_s") is not None:
+            rate, rate_unit = self.metrics["images_per_s"], "images"
+        if rate and rate_unit != "seconds":
+            parts.append(f"{output.amount(rate)} {rate_unit}/s")
+        if losses := output.losses(self.metrics):
+            parts.append(f"loss {losses}")
+        if self.status == "running" and self.progress.get("eta_s") is not None:
+            parts.append(f"{output.duration(self.progress['eta_s'])} left")
+        return "  ".join(parts)
+
+
+class _BarView(_View):
+    """The line as a bar in a terminal."""
+
+    def __init__(self, job: JsonObject, progress: Progress) -> None:
+        super().__init__(job)
+        self._progress = progress
+        self._task: TaskID = progress.add_task("", total=None, details="")
+        self._show()
+
+    def take(self, kind: str, data: JsonObject) -> None:
+        super().take(kind, data)
+        self._show()
+
+    def _show(self) -> None:
+        done = self.total if self.status == "succeeded" and self.total else self.done
+        self._progress.update(
+            self._task, description=self.title, completed=done, total=self.total, details=escape(self.details)
+        )
+
+
+class _LineView(_View):
+    """A line now and then, where the output is a file or a pipe."""
+
+    def __init__(self, job: JsonObject, console: Console) -> None:
+        super().__init__(job)
+        self._console, self._told_at, self._told = console, -PLAIN_INTERVAL_S, ""
+
+    def take(self, kind: str, data: JsonObject) -> None:
+        super().take(kind, data)
+        now = time.monotonic()
+        if self.title != self._told or now - self._told_at >= PLAIN_INTERVAL_S:
+            self._told_at, self._told = now, self.title
+            self._console.print(f"{self.title}: {escape(self.details)}")
+
+
+@contextmanager
+def _view(console: Console, job: JsonObject) -> Iterator[_View]:
+    if not console.is_terminal:
+        yield _LineView(job, console)
+        return
+    with bar(console) as progress:
+        yield _BarView(job, progress)
+
+
+def bar(console: Console, **options: Any) -> Progress:
+    """A progress display with room for `details` behind the bar."""
+    return Progress(
+        TextColumn("{task.description:>10}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[details]}"),
+        console=console,
+        **options,
+    )

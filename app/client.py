@@ -1,0 +1,427 @@
+"""A client of the HTTP API: what the command line speaks through, and Python programs may too.
+
+It knows the routes and the shape of errors; of databases, queues and models it knows nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeAlias, cast
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+JsonObject: TypeAlias = dict[str, Any]
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+PAGE_LENGTH = 100
+QUIET_S = 45.0  # an event stream without a byte for this long is taken for dead; the server sends comments more often
+GIVE_UP_S = 60.0  # how long a watcher tries to reach a service that went away
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 3.0  # between two tries
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+ENDED = frozenset({"succeeded", "failed", "canceled"})
+
+
+class ClientError(Exception):
+    """A request that came to nothing: refused by the service, or the service was not to be reached.
+
+    Args:
+        code: a word for programs, as the service gave it; `unreachable` where there was no answer.
+        message: what went wrong, for people.
+        remedy: what to do about it; None where the message says all there is.
+        status: the HTTP status; None without an answer.
+        parameter: the offending member of the request, where there is one.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        remedy: str | None = None,
+        status: int | None = None,
+        parameter: str | None = None,
+    ) -> None:
+        super().__init__(code, message)
+        self.code, self.message, self.remedy = code, message, remedy
+        self.status, self.parameter = status, parameter
+
+    def __str__(self) -> str:
+        about = f" ({self.parameter})" if self.parameter and self.parameter not in self.message else ""
+        remedy = f"; {self.remedy}" if self.remedy and self.remedy not in self.message else ""
+        return f"{self.code}: {self.message}{about}{remedy}"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One server-sent event of a job."""
+
+    id: str | None
+    type: str  # snapshot, status, progress, metrics, preview, image or done
+    data: JsonObject
+
+
+class Client:
+    """A connection to one service; close it, or use it in a `with` block.
+
+    Every method raises ClientError.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, transport: httpx.BaseTransport | None = None) -> None:
+        """Connects when it is first used.
+
+        Args:
+            url: where the service is, without `/v1`.
+            transport: what carries the requests; None: the network.
+        """
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url,
+            transport=transport,
+            timeout=httpx.Timeout(30.0, connect=5.0),
+            trust_env=urlsplit(url).hostname not in LOOPBACK,  # a proxy can't reach this machine's own loopback
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._http.close()
+
+    # Service
+
+    def ready(self) -> JsonObject:
+        """What `/readyz` says once the database, Redis and blobs are within reach."""
+        return self._json("GET", "/readyz")
+
+    def kinds(self) -> list[JsonObject]:
+        """What can be trained: kinds with their options and bounds."""
+        return self._page_of(self._json("GET", "/v1/kinds"))
+
+    # Data sets
+
+    def datasets(self) -> list[JsonObject]:
+        """Every data set, newest first."""
+        return list(self._all("/v1/datasets"))
+
+    def dataset(self, name_or_id: str) -> JsonObject:
+        """One data set, by id or by a name that only one has."""
+        return self._find("datasets", "ds_", name_or_id)
+
+    def upload(
+        self,
+        archive: BinaryIO,
+        *,
+        name: str,
+        resolution: int | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> JsonObject:
+        """Sends a zip of pictures, piece by piece, and returns the job that imports it.
+
+        Args:
+            archive: the zip, open at any place, seekable.
+            name: what to call the data set.
+            resolution: side of the prepared squares, px; None: the service chooses.
+            on_progress: told how many bytes of the archive have been sent.
+        """
+        fields = {"name": name} | ({"resolution": str(resolution)} if resolution is not None else {})
+        file = cast(BinaryIO, _Counted(archive, on_progress)) if on_progress is not None else archive
+        return self._json(
+            "POST",
+            "/v1/datasets",
+            data=fields,
+            files={"file": (f"{_plain(name)}.zip", file, "application/zip")},
+            timeout=httpx.Timeout(300.0, connect=5.0),  # the answer comes once the upload is safe on the disk
+        )
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Deletes a data set that no job uses."""
+        self._send("DELETE", f"/v1/datasets/{quote(dataset_id, safe='')}")
+
+    # Training
+
+    def train(
+        self,
+        dataset_id: str,
+        *,
+        budget: Mapping[str, float],
+        kind: str = "gan-dcgan",
+        name: str | None = None,
+        resolution: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> JsonObject:
+        """Starts a training and returns its job.
+
+        Args:
+            dataset_id: what to learn from.
+            budget: `{"images": n}` or `{"seconds": s}`.
+            kind: a name from `kinds()`.
+            name: what to call the model; None: the service chooses.
+            resolution: side of the pictures it will make, px; None: the data set's.
+            options: the kind's own options.
+            seed: of everything random; None: the service chooses.
+        """
+        body = {"dataset": dataset_id, "kind": kind, "budget": dict(budget), "options": dict(options or {})}
+        optional = {"name": name, "resolution": resolution, "seed": seed}
+        return self._json("POST", "/v1/trainings", json=body | _given(optional))
+
+    def models(self) -> list[JsonObject]:
+        """Every model, newest first."""
+        return list(self._all("/v1/models"))
+
+    def model(self, name_or_id: str) -> JsonObject:
+        """One model, by id or by a name that only one has."""
+        return self._find("models", "mdl_", name_or_id)
+
+    def delete_model(self, model_id: str) -> None:
+        """Deletes a model and what it has made."""
+        self._send("DELETE", f"/v1/models/{quote(model_id, safe='')}")
+
+    # Generation
+
+    def generate(
+        self, model_id: str, *, n: int = 1, seed: int | None = None, label: str | int | None = None
+    ) -> JsonObject:
+        """Asks for pictures and returns the job that makes them.
+
+        Args:
+            model_id: the generator.
+            n: how many; picture k has seed + k.
+            seed: of the first; None: the service chooses.
+            label: a class, by name or index; None: any.
+        """
+        body = {"model": model_id, "n": n}
+        return self._json("POST", "/v1/generations", json=body | _given({"seed": seed, "label": label}))
+
+    def images(self, job_id: str) -> list[JsonObject]:
+        """The pictures that a job has made so far, in order."""
+        return list(self._all("/v1/images", [("job", job_id)]))
+
+    def content(self, image_id: str) -> bytes:
+        """A picture's PNG."""
+        return self._send("GET", f"/v1/images/{quote(image_id, safe='')}/content").content
+
+    # Jobs
+
+    def jobs(
+        self, *, status: Sequence[str] = (), kind: Sequence[str] = (), limit: int | None = None
+    ) -> list[JsonObject]:
+        """Jobs, newest first.
+
+        Args:
+            status: only in these states; all when empty.
+            kind: only of these kinds; all when empty.
+            limit: at most so many; None: every one.
+        """
+        filters = [("status", value) for value in status] + [("kind", value) for value in kind]
+        return list(self._all("/v1/jobs", filters, limit))
+
+    def job(self, job_id: str) -> JsonObject:
+        """One job."""
+        return self._json("GET", f"/v1/jobs/{quote(job_id, safe='')}")
+
+    def cancel(self, job_id: str) -> JsonObject:
+        """Asks for a job to be canceled, and returns it."""
+        return self._json("POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel")
+
+    def events(self, job_id: str) -> Iterator[Event]:
+        """Everything that happens to a job until it has ended; a lost connection is taken up where it broke."""
+        last: str | None = None
+        pause_s, lost_at = FIRST_PAUSE_S, time.monotonic()
+        while True:
+            try:
+                for event in self._stream(job_id, last):
+                    last = event.id or last
+                    yield event
+                    pause_s, lost_at = FIRST_PAUSE_S, time.monotonic()
+                    if event.type == "done" or (event.type == "snapshot" and event.data.get("status") in ENDED):
+                        return
+            except ClientError as error:
+                if error.status is not None and error.status < 500:
+                    raise
+                if time.monotonic() - lost_at > GIVE_UP_S:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    def _stream(self, job_id: str, last: str | None) -> Iterator[Event]:
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+        timeout = httpx.Timeout(QUIET_S, connect=5.0)
+        path = f"/v1/jobs/{quote(job_id, safe='')}/events"
+        try:
+            with self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _refusal(response)
+                yield from parse_events(response.iter_lines())
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    # The wire
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        except httpx.InvalidURL as error:
+            raise ClientError("bad_url", f"{self.url} is no address: {error}", remedy=f"try {DEFAULT_URL}") from error
+        if response.status_code >= 400:
+            raise _refusal(response)
+        return response
+
+    def _json(self, method: str, path: str, **options: Any) -> JsonObject:
+        response = self._send(method, path, **options)
+        try:
+            return cast(JsonObject, response.json())
+        except ValueError as error:
+            raise ClientError(
+                "not_darkroom", f"{self.url}{path} did not answer in JSON", remedy="is this Darkroom's address?"
+            ) from error
+
+    def _all(
+        self, path: str, filters: Sequence[tuple[str, str]] = (), limit: int | None = None
+    ) -> Iterator[JsonObject]:
+        after: str | None = None
+        left = limit
+        while left is None or left > 0:
+            length = PAGE_LENGTH if left is None else min(left, PAGE_LENGTH)
+            query = [*filters, ("limit", str(length)), *([("after", after)] if after else [])]
+            page = self._json("GET", path, params=query)
+            rows = self._page_of(page)
+            yield from rows
+            if not rows or not page.get("has_more"):
+                return
+            after = rows[-1]["id"]
+            left = left - len(rows) if left is not None else None
+
+    @staticmethod
+    def _page_of(page: JsonObject) -> list[JsonObject]:
+        return cast(list[JsonObject], page["data"])
+
+    def _find(self, collection: str, prefix: str, name_or_id: str) -> JsonObject:
+        if name_or_id.startswith(prefix):
+            try:
+                return self._json("GET", f"/v1/{collection}/{quote(name_or_id, safe='')}")
+            except ClientError as error:
+                if error.status != 404:
+                    raise
+        noun = collection.removesuffix("s")
+        same = [row for row in self._all(f"/v1/{collection}") if row["name"] == name_or_id]
+        if len(same) == 1:
+            return self._json("GET", f"/v1/{collection}/{same[0]['id']}")
+        if same:
+            ids = ", ".join(row["id"] for row in same[:5])
+            raise ClientError(
+                "ambiguous_name", f"{len(same)} {collection} are called {name_or_id!r}", remedy=f"give an id: {ids}"
+            )
+        raise ClientError(
+            f"{noun}_not_found",
+            f"there is no {noun} with the id or name {name_or_id!r}",
+            remedy=f"`darkroom {noun if noun == 'dataset' else collection} list` shows what there is",
+            status=404,
+        )
+
+    def _unreachable(self, error: httpx.TransportError) -> ClientError:
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return ClientError(
+                "unreachable",
+                f"nothing answers at {self.url}",
+                remedy="start it with `darkroom up`, or name another address with --url",
+            )
+        return ClientError(
+            "unreachable",
+            f"the connection to {self.url} broke: {str(error) or type(error).__name__}",
+            remedy="see the service's log, and try again",
+        )
+
+
+def parse_events(lines: Iterator[str]) -> Iterator[Event]:
+    """Yield the events of a `text/event-stream`, as the HTML standard reads one; comments are skipped.
+
+    Args:
+        lines: without their ends.
+    """
+    event_id: str | None = None
+    kind, data = "message", list[str]()
+    for line in lines:
+        if not line:
+            if data:
+                yield Event(event_id, kind, _object("\n".join(data)))
+            kind, data = "message", []
+            continue
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "data":
+            data.append(value)
+        elif field == "event":
+            kind = value
+        elif field == "id" and "\0" not in value:
+            event_id = value or None
+
+
+class _Counted:
+    """A file that tells how far it has been read."""
+
+    def __init__(self, file: BinaryIO, on_progress: Callable[[int], None]) -> None:
+        self._file, self._on_progress = file, on_progress
+
+    def read(self, length: int = -1) -> bytes:
+        data = self._file.read(length)
+        self._on_progress(self._file.tell())
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _refusal(response: httpx.Response) -> ClientError:
+    """The service's problem+json (RFC 9457) as an error; anything else by its status."""
+    try:
+        body = _object(response.text)
+    except ClientError:
+        body = {}
+    nested = body.get("error")
+    inner: JsonObject = nested if isinstance(nested, dict) else {}
+    code = body.get("code") or inner.get("code") or f"http_{response.status_code}"
+    message = body.get("detail") or inner.get("message") or body.get("title") or response.reason_phrase
+    parameter = body.get("parameter") or body.get("param") or inner.get("param")
+    return ClientError(
+        str(code),
+        str(message),
+        remedy=body.get("remedy"),
+        status=response.status_code,
+        parameter=str(parameter) if parameter else None,
+    )
+
+
+def _object(text: str) -> JsonObject:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ClientError("not_darkroom", f"the answer is no JSON: {text[:80]!r}") from error
+    if not isinstance(value, dict):
+        raise ClientError("not_darkroom", f"the answer is no JSON object: {text[:80]!r}")
+    return cast(JsonObject, value)
+
+
+def _given(members: Mapping[str, Any]) -> JsonObject:
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name)[:80] or "upload"
