@@ -7,7 +7,8 @@
     │   ├── NotAnArchive            the source is a file, but not a zip that can be read
     │   ├── LimitExceeded           the source is larger than the limits allow
     │   ├── NoUsableImages          not one image was left after the refusals
-    │   └── OutOfSpace              the disk was full before the prepared data was whole
+    │   ├── OutOfSpace              the disk was full before the prepared data was whole
+    │   └── Refused                 one file cannot be used; becomes a line of the manifest, never leaves prepare()
     ├── DataError                   prepared data cannot be used as asked
     │   ├── NotPrepared             no prepared data is here, or it is damaged
     │   └── ResolutionTooHigh       training asked for more pixels than were prepared
@@ -73,6 +74,10 @@ class NoUsableImages(PrepareError):
 
 class OutOfSpace(PrepareError):
     """The disk was full before the prepared data was whole."""
+
+
+class Refused(PrepareError):
+    """One file cannot be used; the message is the reason, in words that its owner can act on."""
 
 
 class DataError(ModelsError):
