@@ -2,7 +2,7 @@
 
 Legend: N images, C channels (1 grey, 3 RGB), H W pixels. Images are uint8 [0, 255] at rest and float32 [-1, 1] in a batch.
 
-This module knows nothing of losses, budgets or randomness beyond the order of an epoch.
+This module knows nothing of losses, budgets, or in which order images are seen.
 """
 
 from __future__ import annotations
@@ -105,42 +105,18 @@ class TrainingImages:
     def __len__(self) -> int:
         return self.pixels.shape[0]
 
-    def batch(self, indices: Tensor, mirror: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         """The images of these indices.
 
         Args:
             indices: int64 [n].
-            mirror: bool [n], which of them to flip left to right. None: none.
 
         Returns:
             float32 [n, C, H, W] in [-1, 1] and int64 [n] or None, both on the device.
         """
         images = self.pixels[indices.to(self.pixels.device)].to(self.device)
-        if mirror is not None:
-            images = torch.where(mirror.to(self.device)[:, None, None, None], images.flip(-1), images)
         labels = None if self.labels is None else self.labels[indices.to(self.device)]
         return images.float() / 127.5 - 1, labels
-
-    def order(self, seed: int, epoch: int) -> Tensor:
-        """The order of one epoch; see `epoch_order`."""
-        return epoch_order(len(self), seed, epoch)
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """A permutation that depends on nothing but its arguments, so that a training resumed anywhere finds its place.
-
-    Args:
-        count: images.
-        seed: of the training, 0 or more.
-        epoch: 0 or more.
-
-    Returns:
-        int64 [count] on the CPU.
-    """
-    # The two numbers are hashed together: seed + epoch would give the next seed the same orders one epoch later.
-    mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-    generator = torch.Generator().manual_seed(int(mixed) >> 1)
-    return torch.randperm(count, generator=generator)
 
 
 def _scaled(pixels: Tensor, resolution: int) -> Tensor:
