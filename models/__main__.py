@@ -1,0 +1,273 @@
+"""`python -m models prepare | train | sample`: the library by hand, with no service around it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from models import checkpoint
+from models.catalog import KINDS, kind, parse_options
+from models.config import TrainingConfig
+from models.data import PreparedImages
+from models.errors import InvalidOption, ModelsError, NoCheckpoint, Stopped, UnknownLabel
+from models.generator import CARD, Generator
+from models.png import encode, grid
+from models.prepare import prepare
+from models.sampling import SampleItem, Sampler
+from models.trainer import Outcome, Tick, train
+
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Train a generator on your own pictures and develop new ones, without any service.",
+)
+notes = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, nothing else.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="Where to compute: cpu, cuda, cuda:1 …")]
+
+
+@app.command(
+    "prepare",
+    epilog="Example: `python -m models prepare flowers.zip prepared/flowers --resolution 64`",
+    help="Read pictures.",
+)
+def prepare_command(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A folder or a zip; one subfolder a class gives labels.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Directory for the prepared data.")],
+    resolution: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Side of the squares. Default: from the pictures' own size.")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(metavar="1|3", help="1 grey, 3 colour. Default: 3 unless every picture is grey.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    with _errors(as_json), _interruptible() as interrupted, _progress() as progress:
+        bar = progress.add_task("preparing", total=None, note="")
+        manifest = prepare(
+            source,
+            target,
+            resolution=resolution,
+            channels=channels,
+            on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            should_stop=interrupted,
+        )
+    if as_json:
+        summary = {name: value for name, value in asdict(manifest).items() if name != "images"}
+        typer.echo(json.dumps({"directory": str(target), **summary}))
+        return
+    size, colour = manifest.resolution, "grey" if manifest.channels == 1 else "RGB"
+    classes = f" in {len(manifest.classes)} classes" if manifest.classes else ""
+    notes.print(f"{manifest.count:,} images{classes}, {size}x{size} {colour}, in {target}", markup=False)
+    for refused in manifest.refused[:20]:
+        notes.print(f"refused {refused.path}: {refused.reason}", markup=False)
+    if len(manifest.refused) > 20:
+        notes.print(f"… and {len(manifest.refused) - 20:,} more, all named in {target / 'manifest.json'}", markup=False)
+
+
+@app.command(
+    "train",
+    epilog="Example: `python -m models train prepared/digits runs/digits --seconds 120 --option base_channels=16`",
+    help="Train a generator, or go on with a training that was stopped: the same command again. Ctrl-C stops safely.",
+)
+def train_command(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Directory that `prepare` wrote.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory for checkpoints and previews.")],
+    kind_name: Annotated[
+        str, typer.Option("--kind", metavar="KIND", help=f"One of: {', '.join(KINDS)}.")
+    ] = "gan-dcgan",
+    resolution: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Default: the largest that kind and data allow.")
+    ] = None,
+    images: Annotated[int | None, typer.Option(metavar="N", help="Stop when N images were seen.")] = None,
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="Stop after S seconds of training in all.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the kind; may be given several times.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Decides weights, order and latents.")] = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    with _errors(as_json):
+        prepared = PreparedImages.open(data)
+        config = TrainingConfig(
+            kind=kind_name,
+            resolution=resolution or _resolution(kind_name, prepared.manifest.resolution),
+            options=parse_options(kind_name, _parse_pairs(option or [])),
+            budget_images=images,
+            budget_s=seconds,
+            seed=seed,
+        )
+        with _interruptible() as interrupted, _progress() as progress:
+            bar = progress.add_task("training", total=1.0, note="")
+
+            def on_tick(tick: Tick) -> None:
+                if as_json:
+                    typer.echo(json.dumps({"event": "tick", **asdict(tick)}, default=str))
+                progress.update(bar, completed=tick.fraction, note=_note(tick))
+
+            outcome = train(prepared, config, run, device=device, on_tick=on_tick, should_stop=interrupted)
+    _say_outcome(outcome, run, as_json)
+    if not outcome.finished:
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command(
+    "sample",
+    epilog="Example: `python -m models sample runs/digits sevens.png -n 16 --seed 0 --label 7`",
+    help="Develop pictures into one PNG grid. The same model, seed and label give the same pictures.",
+)
+def sample_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A run, a checkpoint or an exported model.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.png", help="The grid to write.")],
+    count: Annotated[int, typer.Option("-n", metavar="N", min=1, max=4096, help="Pictures.")] = 16,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the first picture; the others count up.")] = 0,
+    label: Annotated[str | None, typer.Option(metavar="CLASS", help="A class by name or number. Default: any.")] = None,
+    columns: Annotated[int | None, typer.Option(metavar="N", min=1, help="Default: a square grid.")] = None,
+    scale: Annotated[int, typer.Option(metavar="N", min=1, max=16, help="Times each pixel is repeated.")] = 1,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    with _errors(as_json):
+        generator = Generator.load(_model_directory(model), device)
+        wanted = None if label is None else _label(label, generator.classes)
+        pictures = Sampler(generator).sample([SampleItem(seed + index, wanted) for index in range(count)])
+        width = columns or max(1, round(count**0.5))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(encode(grid([picture.pixels for picture in pictures], columns, scale)))
+    if as_json:
+        made = [{"seed": picture.seed, "label": picture.label} for picture in pictures]
+        typer.echo(json.dumps({"path": str(out), "kind": generator.kind, "classes": generator.classes, "images": made}))
+    else:
+        notes.print(f"{count} pictures of {generator.kind} after {generator.images_seen:,} images: {out}", markup=False)
+
+
+def _say_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:
+    if as_json:
+        event = "finished" if outcome.finished else "stopped"
+        typer.echo(json.dumps({"event": event, **asdict(outcome)}, default=str))
+    elif outcome.finished:
+        notes.print(f"trained on {outcome.images_seen:,} images in {outcome.elapsed_s:.0f} s", markup=False)
+        notes.print(f"preview: {outcome.preview}\nmodel:   {outcome.checkpoint}", markup=False)
+        notes.print(f"next:    python -m models sample {run} grid.png", markup=False)
+    else:
+        notes.print(
+            f"stopped after {outcome.images_seen:,} images; nothing is lost ({outcome.checkpoint}).\n"
+            "To go on, give the same command again.",
+            markup=False,
+        )
+
+
+def _note(tick: Tick) -> str:
+    losses = "  ".join(f"{name} {value:.3f}" for name, value in tick.losses.items())
+    eta = "" if tick.eta_s is None else f"  {int(tick.eta_s) // 60}:{int(tick.eta_s) % 60:02d} left"
+    return f"{tick.images_seen:,} images  {tick.images_per_s:,.0f} images/s  {losses}{eta}"
+
+
+def _parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
+    """`["a=1"]` as `{"a": "1"}`."""
+    parsed = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise InvalidOption(pair, "is not of the form NAME=VALUE", "for example base_channels=32")
+        parsed[name.strip().replace("-", "_")] = value.strip()
+    return parsed
+
+
+def _resolution(kind_name: str, prepared: int) -> int:
+    """The largest resolution that a kind can make of images prepared at `prepared` pixels."""
+    fitting = [resolution for resolution in kind(kind_name).resolutions if resolution <= prepared]
+    return max(fitting, default=min(kind(kind_name).resolutions))
+
+
+def _model_directory(path: Path) -> Path:
+    """The directory that holds the generator: `path` itself, or the newest whole checkpoint of a run."""
+    if (path / CARD).exists():
+        return path
+    found = checkpoint.latest(path)
+    if found is None:
+        raise NoCheckpoint(
+            f"neither a model nor a run with a checkpoint is in {path}; train one, or name another directory"
+        )
+    return found.path
+
+
+def _label(text: str, classes: list[str] | None) -> int:
+    """A class by its name or, where no class is called that, by its number."""
+    if classes is not None and text in classes:
+        return classes.index(text)
+    if text.isdigit():
+        return int(text)
+    raise UnknownLabel(
+        f"no class is called {text!r}; " + (f"known: {', '.join(classes)}" if classes else "ask without one")
+    )
+
+
+@contextmanager
+def _errors(as_json: bool) -> Iterator[None]:
+    """Say what went wrong in a sentence, and end with status 1; a bug keeps its traceback."""
+    try:
+        yield
+    except Stopped:
+        notes.print("stopped; nothing was written", markup=False)
+        raise typer.Exit(INTERRUPTED) from None
+    except (ModelsError, OSError) as error:
+        if as_json:
+            typer.echo(json.dumps({"event": "error", "error": type(error).__name__, "message": str(error)}))
+        notes.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C (or SIGTERM) into a question to be asked; the second one ends the program at once."""
+    asked = False
+    before: dict[signal.Signals, Any] = {}
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+    for which in (signal.SIGINT, signal.SIGTERM):
+        before[which] = signal.signal(which, ask)
+    try:
+        yield lambda: asked
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=notes,
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m models")
