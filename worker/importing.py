@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from models.prepare import Manifest, prepare
 from sqlalchemy.orm import Session
 
+from models.prepare import Manifest, prepare
 from store.errors import StoreError
 from store.records import Dataset, DatasetStatus
 from worker.running import Finish, Run
@@ -38,6 +38,7 @@ def import_dataset(run: Run) -> Finish:
             resolution=request.get("resolution"),
             channels=request.get("channels"),
             background=_colour(request.get("background") or "#ffffff"),
+            source_name=request["name"],
             on_progress=on_progress,
             should_stop=run.should_stop,
         )

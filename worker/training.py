@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.data import PreparedImages
-from models.trainer import Tick, TrainingConfig, train
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.catalog import parse_options
+from models.data import PreparedImages
 from models.generator import Generator
+from models.trainer import Tick, TrainingConfig, train
 from store import jobs
 from store.events import Notice
 from store.records import Job, JobKind, Model

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import threading
+
+from store.queue import Lane, MemoryQueue
+from store.records import JobKind, JobStatus
+from store.resources import Resources
+from tests.worker.conftest import Desk
+from worker.reconcile import Reconciler, reconcile
+
+
+def test_a_job_with_an_expired_lease_goes_back_into_the_line_and_its_bell_rings(desk: Desk) -> None:
+    job_id = desk.import_job(b"")
+    desk.claim(JobKind.IMPORT, lease_s=-1.0)
+    reconcile(desk.resources)
+    assert desk.job(job_id).status is JobStatus.QUEUED
+    assert desk.resources.queue.waiting(Lane.IO) == 1
+    assert desk.events(job_id) == ["status"]
+
+
+def test_a_job_whose_lease_is_good_is_left_alone(desk: Desk) -> None:
+    job_id = desk.import_job(b"")
+    desk.claim(JobKind.IMPORT)
+    reconcile(desk.resources)
+    assert desk.job(job_id).status is JobStatus.RUNNING
+
+
+def test_the_jobs_of_a_worker_known_to_be_dead_are_taken_at_once(desk: Desk) -> None:
+    job_id = desk.import_job(b"")
+    desk.claim(JobKind.IMPORT, owner="dead@here")
+    reconcile(desk.resources, owner="dead@here")
+    assert desk.job(job_id).status is JobStatus.QUEUED
+
+
+def test_a_job_that_keeps_losing_its_worker_fails_with_the_reason(desk: Desk) -> None:
+    job_id = desk.import_job(b"")
+    for _ in range(desk.resources.settings.max_attempts):
+        assert desk.job(job_id).status is JobStatus.QUEUED
+        desk.claim(JobKind.IMPORT, lease_s=-1.0)
+        reconcile(desk.resources)
+    job = desk.job(job_id)
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "worker_lost")
+    assert desk.events(job_id)[-1] == "done"
+
+
+def test_forgotten_bells_are_rung_by_the_thread(desk: Desk, resources: Resources) -> None:
+    class HeardQueue(MemoryQueue):
+        heard = threading.Event()
+
+        def ring(self, lane: Lane) -> None:
+            super().ring(lane)
+            self.heard.set()
+
+    queue = HeardQueue()
+    desk.import_job(b"")
+    reconciler = Reconciler(Resources(resources.settings, resources.database, resources.blobs, resources.bus, queue))
+    reconciler.start()
+    assert queue.heard.wait(10)
+    reconciler.stop()
+    assert queue.waiting(Lane.IO) == 1

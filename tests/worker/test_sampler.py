@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+from collections.abc import Sequence
+
+import pytest
+from PIL import Image as Picture
+from sqlalchemy import select
+
+from models.sampling import RenderedImage, SampleItem, Sampler
+from store import jobs
+from store.queue import Lane
+from store.records import Image, JobKind, JobStatus
+from tests.worker.conftest import Desk
+from worker.running import Station
+from worker.sampler import SliceSampler
+
+
+@pytest.fixture
+def sampler(station: Station) -> SliceSampler:
+    return SliceSampler(station)
+
+
+def images_of(desk: Desk, job_id: str) -> list[Image]:
+    with desk.resources.database.snapshot() as session:
+        return list(session.scalars(select(Image).where(Image.job_id == job_id).order_by(Image.position)))
+
+
+def test_a_job_gets_its_pictures_with_consecutive_seeds(desk: Desk, sampler: SliceSampler) -> None:
+    desk.model()
+    job_id = desk.sample_job(3, seed=100, label=1)
+    sampler.serve()
+    job, images = desk.job(job_id), images_of(desk, job_id)
+    assert (job.status, job.done, job.result) == (JobStatus.SUCCEEDED, 3, {"images": 3})
+    assert [(image.position, image.seed, image.label) for image in images] == [
+        (0, 100, "light"),
+        (1, 101, "light"),
+        (2, 102, "light"),
+    ]
+    data = desk.resources.blobs.get(images[0].blob)
+    assert hashlib.sha256(data).hexdigest() == images[0].sha256
+    assert Picture.open(io.BytesIO(data)).size == (32, 32)
+
+
+def test_every_png_says_that_it_is_generated_and_by_what(desk: Desk, sampler: SliceSampler) -> None:
+    desk.model()
+    job_id = desk.sample_job(1, seed=7)
+    sampler.serve()
+    picture = Picture.open(io.BytesIO(desk.resources.blobs.get(images_of(desk, job_id)[0].blob)))
+    picture.load()
+    made = json.loads(picture.info["Darkroom"])
+    assert (made["model"], made["seed"], made["images_seen"]) == ("mdl_squares", 7, 32)
+    assert json.loads(picture.info["AIGC"])["Label"] == "1"
+    assert "trainedAlgorithmicMedia" in str(picture.info["xmp"])
+
+
+def test_a_job_larger_than_a_batch_is_made_in_slices_and_small_ones_overtake_it(
+    desk: Desk, sampler: SliceSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[int]] = []
+    original = Sampler.sample
+
+    def watched(self: Sampler, items: Sequence[SampleItem]) -> list[RenderedImage]:
+        batches.append([item.seed for item in items])
+        return original(self, items)
+
+    monkeypatch.setattr(Sampler, "sample", watched)
+    desk.model()
+    large, small = desk.sample_job(20, seed=0), desk.sample_job(2, seed=500)
+    sampler.serve()
+    # Given max_batch = 8, the large job opens, then stands behind the small one.
+    assert batches[0] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert batches[1] == [500, 501, 8, 9, 10, 11, 12, 13]
+    assert batches[2] == [14, 15, 16, 17, 18, 19]
+    assert [image.seed for image in images_of(desk, large)] == list(range(20))
+    assert desk.job(small).status is JobStatus.SUCCEEDED
+
+
+def test_bytes_are_the_same_alone_and_in_any_company(desk: Desk, station: Station) -> None:
+    desk.model()
+    random.seed(4)
+    wanted = [(random.randrange(1000), random.choice([None, 0, 1])) for _ in range(30)]
+    alone: dict[tuple[int, int | None], str] = {}
+    sampler = SliceSampler(station)
+    for seed, label in wanted:
+        job_id = desk.sample_job(1, seed=seed, label=label)
+        sampler.serve()
+        alone[seed, label] = images_of(desk, job_id)[0].sha256
+    company = [(item, desk.sample_job(1, seed=item[0], label=item[1])) for item in random.sample(wanted, len(wanted))]
+    desk.sample_job(17, seed=5000)
+    SliceSampler(station).serve()  # as after a restart
+    assert {item: images_of(desk, job_id)[0].sha256 for item, job_id in company} == alone
+
+
+def test_a_queued_job_that_was_canceled_is_never_computed(desk: Desk, sampler: SliceSampler) -> None:
+    desk.model()
+    job_id = desk.sample_job(4)
+    with desk.resources.database.transaction() as session:
+        jobs.request_cancel(session, job_id, now=desk.resources.database.now(session))
+    sampler.serve()
+    assert desk.job(job_id).status is JobStatus.CANCELED
+    assert images_of(desk, job_id) == []
+
+
+def test_a_running_job_that_is_canceled_stops_at_the_next_slice_and_keeps_what_it_has(
+    desk: Desk, sampler: SliceSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.model()
+    job_id = desk.sample_job(24)
+    original = Sampler.sample
+
+    def cancel_meanwhile(self: Sampler, items: Sequence[SampleItem]) -> list[RenderedImage]:
+        with desk.resources.database.transaction() as session:
+            jobs.request_cancel(session, job_id, now=desk.resources.database.now(session))
+        return original(self, items)
+
+    monkeypatch.setattr(Sampler, "sample", cancel_meanwhile)
+    sampler.serve()
+    job = desk.job(job_id)
+    assert (job.status, job.cursor, job.result) == (JobStatus.CANCELED, 8, {"images": 8})
+    assert len(images_of(desk, job_id)) == 8
+
+
+def test_a_worker_that_lost_its_lease_in_mid_batch_adds_no_image(
+    desk: Desk, sampler: SliceSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.model()
+    job_id = desk.sample_job(4)
+    original = Sampler.sample
+
+    def lose_it(self: Sampler, items: Sequence[SampleItem]) -> list[RenderedImage]:
+        with desk.resources.database.transaction() as session:
+            jobs.recover(session, now=desk.resources.database.now(session), max_attempts=9, owner="worker-1@here")
+        desk.claim(JobKind.SAMPLE, owner="worker-2@there")
+        return original(self, items)
+
+    monkeypatch.setattr(Sampler, "sample", lose_it)
+    sampler.serve()
+    job = desk.job(job_id)
+    assert (job.status, job.owner, job.cursor) == (JobStatus.RUNNING, "worker-2@there", 0)
+    assert images_of(desk, job_id) == []
+
+
+def test_one_bad_job_in_a_batch_fails_alone(desk: Desk, sampler: SliceSampler) -> None:
+    desk.model()
+    good, bad, other = desk.sample_job(2), desk.sample_job(1, label=99), desk.sample_job(1, seed=9)
+    sampler.serve()
+    assert desk.job(good).status is desk.job(other).status is JobStatus.SUCCEEDED
+    job = desk.job(bad)
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "unknown_label")
+
+
+def test_a_model_whose_weights_are_gone_fails_its_jobs_with_a_reason(desk: Desk, sampler: SliceSampler) -> None:
+    desk.model()
+    job_id = desk.sample_job(1)
+    desk.resources.blobs.delete("models/mdl_squares")
+    sampler.serve()
+    job = desk.job(job_id)
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "data_missing")
+
+
+def test_a_draining_sampler_hands_back_what_is_unfinished_at_its_cursor(
+    desk: Desk, station: Station, sampler: SliceSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.model()
+    job_id = desk.sample_job(20)
+    original = Sampler.sample
+
+    def drain(self: Sampler, items: Sequence[SampleItem]) -> list[RenderedImage]:
+        station.draining.set()
+        return original(self, items)
+
+    monkeypatch.setattr(Sampler, "sample", drain)
+    sampler.serve()
+    job = desk.job(job_id)
+    assert (job.status, job.cursor, job.owner) == (JobStatus.QUEUED, 8, None)
+    assert desk.resources.queue.waiting(Lane.SAMPLE) == 1
+
+
+def test_jobs_for_two_models_are_made_in_two_batches(desk: Desk, sampler: SliceSampler) -> None:
+    desk.model("mdl_a")
+    desk.model("mdl_b")
+    made = [desk.sample_job(1, seed=n, model=f"mdl_{name}") for n, name in enumerate("abab")]
+    sampler.serve()
+    assert all(desk.job(job_id).status is JobStatus.SUCCEEDED for job_id in made)
+    assert [images_of(desk, job_id)[0].model_id for job_id in made] == ["mdl_a", "mdl_b", "mdl_a", "mdl_b"]
