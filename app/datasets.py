@@ -1,0 +1,196 @@
+"""Data sets: looking at what became of pictures that were brought in (app/imports.py), and deleting them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
+
+from app.dependencies import After, Attached, DatasetId, Limit
+from app.errors import InUse, NotFound
+from app.pages import Page, example_page, newest_first
+from store import records
+from store.errors import BlobNotFound, Unavailable
+from store.records import DatasetStatus, JobStatus
+from store.resources import Resources
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+MANIFEST = "manifest.json"
+
+EXAMPLE: dict[str, Any] = {
+    "id": "ds_019ad3a8c0de7c3f8f4d2b6a10c5e7f1",
+    "object": "dataset",
+    "name": "digits",
+    "status": "ready",
+    "created_at": "2026-01-05T12:00:00Z",
+    "image_count": 1797,
+    "refused_count": 1,
+    "resolution": 32,
+    "channels": 1,
+    "classes": [{"name": "0", "count": 178}, {"name": "1", "count": 1619}],
+    "size_bytes": 1840128,
+    "refused": [{"path": "3/broken.png", "reason": "truncated: the file ends early"}],
+    "links": {
+        "self": "/v1/datasets/ds_019ad3a8c0de7c3f8f4d2b6a10c5e7f1",
+        "jobs": "/v1/jobs?dataset=ds_019ad3a8c0de7c3f8f4d2b6a10c5e7f1",
+    },
+}
+
+
+class ClassCount(BaseModel):
+    """A class of a data set."""
+
+    name: str = Field(description="The folder's name.")
+    count: int = Field(description="Images in it.")
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "0", "count": 178}]})
+
+
+class Refused(BaseModel):
+    """A file that was not taken in."""
+
+    path: str = Field(description="Its path within the archive or folder.")
+    reason: str = Field(description="Why, and what could be done.")
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"path": "3/broken.png", "reason": "truncated: the file ends early"}]}
+    )
+
+
+class Dataset(BaseModel):
+    """Pictures that a model can be trained on."""
+
+    id: str = Field(description="Id of the data set.")
+    object: str = Field("dataset", description="Always `dataset`.")
+    name: str = Field(description="What people call it.")
+    status: DatasetStatus = Field(description="Whether it can be trained on.")
+    created_at: datetime = Field(description="When it was uploaded.")
+    image_count: int = Field(description="Images taken in.")
+    refused_count: int = Field(description="Files that were not.")
+    resolution: int | None = Field(description="Side of the prepared squares in pixels; null until it is ready.")
+    channels: int | None = Field(description="1 for grey, 3 for RGB; null until it is ready.")
+    classes: list[ClassCount] | None = Field(description="Its classes by label index; null when it has no labels.")
+    size_bytes: int = Field(description="Size of the prepared data.")
+    refused: list[Refused] | None = Field(
+        None, description="The first refused files with the reasons; null in lists, and until it is ready."
+    )
+    links: dict[str, str] = Field(description="Paths of what belongs to it.")
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    @classmethod
+    def of(cls, dataset: records.Dataset, refused: list[Refused] | None = None) -> Dataset:
+        """The row as clients see it."""
+        return cls(
+            id=dataset.id,
+            name=dataset.name,
+            status=dataset.status,
+            created_at=dataset.created_at,
+            image_count=dataset.image_count,
+            refused_count=dataset.refused_count,
+            resolution=dataset.resolution,
+            channels=dataset.channels,
+            classes=[ClassCount(**one) for one in dataset.classes] if dataset.classes is not None else None,
+            size_bytes=dataset.size_bytes,
+            refused=refused,
+            links={"self": f"/v1/datasets/{dataset.id}", "jobs": f"/v1/jobs?dataset={dataset.id}"},
+        )
+
+
+class DatasetPage(Page[Dataset]):
+    """One page of data sets."""
+
+    model_config = ConfigDict(json_schema_extra=example_page({**EXAMPLE, "refused": None}))
+
+
+@router.get("", summary="List data sets", operation_id="list_datasets")
+def list_datasets(resources: Attached, after: After = None, limit: Limit = 20) -> DatasetPage:
+    """Data sets, newest first."""
+    with resources.database.snapshot() as session:
+        rows, more = newest_first(session, select(records.Dataset), records.Dataset.id, "ds", after=after, limit=limit)
+        return DatasetPage(data=[Dataset.of(dataset) for dataset in rows], has_more=more)
+
+
+@router.get("/{dataset_id}", summary="Show a data set", operation_id="get_dataset")
+def get_dataset(
+    resources: Attached,
+    dataset_id: DatasetId,
+    refused_limit: Annotated[int, Query(ge=0, le=100_000, description="Most refused files to show.")] = 100,
+) -> Dataset:
+    """A data set with the files that were refused, and why."""
+    with resources.database.snapshot() as session:
+        dataset = find(session, dataset_id)
+    refused = None
+    if dataset.status is DatasetStatus.READY:
+        refused = _refused(resources, dataset_id, refused_limit) if dataset.refused_count and refused_limit else []
+    return Dataset.of(dataset, refused)
+
+
+@router.delete("/{dataset_id}", summary="Delete a data set", operation_id="delete_dataset", status_code=204)
+def delete_dataset(resources: Attached, dataset_id: DatasetId) -> None:
+    """Deletes its pictures for good; models that learned from it stay. Refused while a job needs it."""
+    with resources.database.transaction() as session:
+        dataset = find(session, dataset_id, locked=True)
+        refuse_if_in_use(session, records.Job.dataset_id == dataset_id, f"the data set {dataset_id}")
+        session.delete(dataset)
+    delete_blobs(resources, f"datasets/{dataset_id}", f"uploads/{dataset_id}.zip")
+
+
+def find(session: Session, dataset_id: str, *, locked: bool = False, parameter: str = "dataset_id") -> records.Dataset:
+    """Return the row, until the transaction ends nobody else's where it is locked.
+
+    Raises:
+        NotFound: there is none.
+    """
+    dataset = session.get(records.Dataset, dataset_id, with_for_update=True if locked else None)
+    if dataset is None:
+        raise NotFound(
+            f"there is no data set {dataset_id}",
+            code="dataset_not_found",
+            parameter=parameter,
+            remedy="GET /v1/datasets lists the data sets that there are",
+        )
+    return dataset
+
+
+def refuse_if_in_use(session: Session, needs_it: ColumnElement[bool], what: str) -> None:
+    """Raise InUse while unfinished jobs need it.
+
+    Args:
+        needs_it: the condition on a job's row.
+        what: how the message calls it.
+    """
+    unfinished = records.Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
+    ids = session.scalars(select(records.Job.id).where(needs_it, unfinished).order_by(records.Job.id).limit(4)).all()
+    if ids:
+        raise InUse(
+            f"{what} is needed by {', '.join(ids[:3])}{' and others' if len(ids) > 3 else ''}",
+            remedy="cancel them with POST /v1/jobs/{id}/cancel, or wait until they have ended",
+            more={"jobs": list(ids[:3])},
+        )
+
+
+def delete_blobs(resources: Resources, *prefixes: str) -> None:
+    """Deletes what a deleted row pointed to. What can't be deleted now takes space, but is never seen again."""
+    for prefix in prefixes:
+        try:
+            resources.blobs.delete(prefix)
+        except (Unavailable, BlobNotFound) as error:
+            log.warning("%s is left behind: %s", prefix, error)
+
+
+def _refused(resources: Resources, dataset_id: str, limit: int) -> list[Refused] | None:
+    try:
+        manifest = json.loads(resources.blobs.get(f"datasets/{dataset_id}/{MANIFEST}"))
+    except BlobNotFound:
+        return None  # deleted between the row and here
+    return [Refused(path=one["path"], reason=one["reason"]) for one in manifest["refused"][:limit]]

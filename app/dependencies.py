@@ -1,0 +1,77 @@
+"""What routes are given: the attached resources, the news, and the headers that several of them read."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Query, Request
+
+from app.errors import InvalidParameter
+from app.news import News
+from store.resources import Resources
+
+LONGEST_KEY = 150  # characters; the column also holds the route
+MAX_PAGE = 100
+
+
+# These are async, so that none costs a trip to the thread pool.
+async def _resources(request: Request) -> Resources:
+    attached: Resources = request.app.state.resources
+    return attached
+
+
+async def _news(request: Request) -> News:
+    news: News = request.app.state.news
+    return news
+
+
+async def _idempotency_key(
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="Any unique text of at most 150 characters. The same key with the same request gives the same "
+            "job again, so a request may be repeated after a lost connection.",
+            examples=["2f1b7c1e-import-cats"],
+        ),
+    ] = None,
+) -> str | None:
+    if idempotency_key is not None and not re.fullmatch(rf"[\x21-\x7e]{{1,{LONGEST_KEY}}}", idempotency_key):
+        raise InvalidParameter(
+            f"Idempotency-Key has {len(idempotency_key)} characters or unusual ones",
+            parameter="Idempotency-Key",
+            remedy=f"use 1 to {LONGEST_KEY} visible ASCII characters without spaces, such as a UUID",
+        )
+    return idempotency_key
+
+
+async def _wait_s(
+    prefer: Annotated[
+        list[str] | None,
+        Header(
+            description="`wait=n`: answer when the job has ended, or after n seconds at most (RFC 7240).",
+            examples=["wait=30"],
+        ),
+    ] = None,
+) -> float | None:
+    # The header may come several times; each holds preferences between commas, each with parameters after semicolons.
+    for preference in ",".join(prefer or []).split(","):
+        found = re.fullmatch(r'wait\s*=\s*"?(\d{1,9}(?:\.\d{1,6})?)"?', preference.partition(";")[0].strip().lower())
+        if found:
+            return float(found[1])
+    return None
+
+
+Attached = Annotated[Resources, Depends(_resources)]
+NewsOfJobs = Annotated[News, Depends(_news)]
+IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
+PreferredWait = Annotated[float | None, Depends(_wait_s)]
+IfNoneMatch = Annotated[str | None, Header(description="ETags that the client has; 304 when one is still right.")]
+
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Length of the page.")]
+After = Annotated[str | None, Query(description="Id of the last row of the page before; none: from the start.")]
+
+DatasetId = Annotated[str, Path(description="Id of a data set.", examples=["ds_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])]
+ModelId = Annotated[str, Path(description="Id of a model.", examples=["mdl_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])]
+JobId = Annotated[str, Path(description="Id of a job.", examples=["job_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])]
+ImageId = Annotated[str, Path(description="Id of an image.", examples=["img_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])]

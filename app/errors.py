@@ -1,0 +1,316 @@
+"""The errors that app raises, and the one table that says how every error is answered.
+
+AppError
+├── MalformedRequest     the bytes are not what they claim to be
+├── UnknownHost          the Host header names none of ours (against DNS rebinding)
+├── Forbidden            never allowed, whoever asks
+│   ├── CrossSite            another site's page sent this write
+│   ├── ImportsDisabled      no import root is set
+│   └── OutsideImportRoot    the path leads out of it
+├── NotFound             nothing has this id
+├── NotAcceptable        the answer can't have the form that was asked for
+├── Conflict             the state of something does not allow this now
+│   ├── InUse                unfinished jobs need what is to be deleted
+│   ├── DatasetNotReady      it is still importing, or its import failed
+│   ├── ModelNotReady        it has no checkpoint yet
+│   └── JobCanceled          the job that was waited for has been canceled
+├── TooLarge             the body is larger than the settings allow
+├── UnsupportedMedia     the body's type is not one of those that this route reads
+├── InvalidParameter     a value is wrong; the message names what is accepted
+│   ├── NotAZip              the upload is no zip archive
+│   ├── SourceNotFound       nothing is at the path to import
+│   └── KeyReused            the Idempotency-Key came with another request before
+└── JobFailed            the job that was waited for failed; its own code and status
+"""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import ClientDisconnect
+
+from models import catalog
+from store import errors as store
+
+
+class AppError(Exception):
+    """Base of every error that app raises.
+
+    Args:
+        detail: what is wrong, with the offending value.
+        code: a word for programs; None: the table's for this class.
+        parameter: JSON pointer into the body (`/budget/images`), or the name of a query parameter, header or field.
+        remedy: what to do about it.
+        more: further members of the problem.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        parameter: str | None = None,
+        remedy: str | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code
+        self.parameter = parameter
+        self.remedy = remedy
+        self.more = dict(more or {})
+
+
+class MalformedRequest(AppError):
+    """The bytes are not what they claim to be."""
+
+
+class UnknownHost(AppError):
+    """The Host header names none of our hosts."""
+
+
+class Forbidden(AppError):
+    """Never allowed, whoever asks."""
+
+
+class CrossSite(Forbidden):
+    """Another site's page sent this write."""
+
+
+class ImportsDisabled(Forbidden):
+    """Imports by path need an import root, and none is set."""
+
+
+class OutsideImportRoot(Forbidden):
+    """The path leads out of the import root."""
+
+
+class NotFound(AppError):
+    """Nothing has this id."""
+
+
+class NotAcceptable(AppError):
+    """The answer can't have the form that was asked for."""
+
+
+class Conflict(AppError):
+    """The state of something does not allow this now."""
+
+
+class InUse(Conflict):
+    """Unfinished jobs need what is to be deleted."""
+
+
+class DatasetNotReady(Conflict):
+    """The data set is still importing, or its import failed."""
+
+
+class ModelNotReady(Conflict):
+    """The model has no checkpoint yet."""
+
+
+class JobCanceled(Conflict):
+    """The job that was waited for has been canceled."""
+
+
+class TooLarge(AppError):
+    """The body is larger than the settings allow."""
+
+
+class UnsupportedMedia(AppError):
+    """The body's type is not one of those that this route reads."""
+
+
+class InvalidParameter(AppError):
+    """A value is wrong."""
+
+
+class NotAZip(InvalidParameter):
+    """The upload is no zip archive."""
+
+
+class SourceNotFound(InvalidParameter):
+    """Nothing is at the path to import."""
+
+
+class KeyReused(InvalidParameter):
+    """The Idempotency-Key came with another request before."""
+
+
+class JobFailed(AppError):
+    """The job that was waited for failed.
+
+    Args:
+        status: HTTP status by the job's error code.
+        detail: the job's error message.
+        code: the job's error code.
+        job: the job as JSON.
+    """
+
+    def __init__(self, status: int, detail: str, *, code: str, remedy: str, job: Mapping[str, Any]) -> None:
+        super().__init__(detail, code=code, remedy=remedy, more={"job": dict(job)})
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a class of errors is answered."""
+
+    status: int
+    code: str
+    remedy: str | None = None
+    retry_after_s: int | None = None
+
+
+# Every error's answer, by its nearest class here. A test proves that each class of store and app is found.
+ANSWERS: Mapping[type[Exception], Answer] = {
+    AppError: Answer(500, "internal_error"),
+    MalformedRequest: Answer(400, "malformed_request"),
+    UnknownHost: Answer(400, "unknown_host"),
+    Forbidden: Answer(403, "forbidden"),
+    CrossSite: Answer(403, "cross_site_write"),
+    ImportsDisabled: Answer(403, "imports_by_path_disabled"),
+    OutsideImportRoot: Answer(403, "outside_import_root"),
+    NotFound: Answer(404, "not_found"),
+    NotAcceptable: Answer(406, "not_acceptable"),
+    Conflict: Answer(409, "conflict"),
+    InUse: Answer(409, "in_use"),
+    DatasetNotReady: Answer(409, "dataset_not_ready"),
+    ModelNotReady: Answer(409, "model_not_ready"),
+    JobCanceled: Answer(409, "job_canceled"),
+    TooLarge: Answer(413, "too_large"),
+    UnsupportedMedia: Answer(415, "unsupported_media_type"),
+    InvalidParameter: Answer(422, "invalid_parameter"),
+    NotAZip: Answer(422, "not_a_zip"),
+    SourceNotFound: Answer(422, "source_not_found"),
+    KeyReused: Answer(422, "idempotency_key_reused"),
+    JobFailed: Answer(500, "job_failed"),
+    store.StoreError: Answer(500, "internal_error"),
+    store.SettingsError: Answer(500, "settings_error"),
+    store.Unavailable: Answer(503, "unavailable", "try again in a few seconds; /readyz says what is away", 5),
+    store.DatabaseUnavailable: Answer(
+        503, "database_unavailable", "try again in a few seconds; /readyz says what is away", 5
+    ),
+    store.RedisUnavailable: Answer(
+        503, "redis_unavailable", "try again in a few seconds; /readyz says what is away", 5
+    ),
+    store.BlobsUnavailable: Answer(
+        503, "blobs_unavailable", "try again in a few seconds; /readyz says what is away", 5
+    ),
+    store.StorageFull: Answer(507, "storage_full", "free some space where Darkroom keeps its data, then try again"),
+    store.BlobNotFound: Answer(404, "blob_not_found", "it was deleted meanwhile"),
+    store.JobNotFound: Answer(404, "job_not_found", "GET /v1/jobs lists the jobs that there are"),
+    store.InvalidTransition: Answer(409, "job_ended", "look at the job's status first"),
+    store.LeaseLost: Answer(409, "lease_lost"),
+    catalog.UnknownKind: Answer(422, "unknown_kind", "GET /v1/kinds lists every kind"),
+    catalog.InvalidOption: Answer(422, "invalid_option", "GET /v1/kinds lists every option with its bounds"),
+    ClientDisconnect: Answer(400, "client_disconnected"),
+}
+
+
+def answer_to(error: type[Exception]) -> Answer:
+    """Return how errors of this class are answered; one that nobody foresaw is a bug, so 500."""
+    for ancestor in error.__mro__:
+        if ancestor in ANSWERS:
+            return ANSWERS[ancestor]
+    return Answer(500, "internal_error")
+
+
+class OpenAIError(BaseModel):
+    """The same error as OpenAI's clients read it."""
+
+    message: str = Field(description="What is wrong.")
+    type: str = Field(description="`invalid_request_error`, or `server_error` where trying again may help.")
+    param: str | None = Field(description="The offending parameter.")
+    code: str = Field(description="A word for programs.")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "message": "there is no model mdl_0",
+                    "type": "invalid_request_error",
+                    "param": "/model",
+                    "code": "model_not_found",
+                }
+            ]
+        }
+    )
+
+
+class Problem(BaseModel):
+    """What went wrong: every error of this service has this shape (RFC 9457, `application/problem+json`)."""
+
+    type: str = Field(description="URI of the kind of problem.")
+    title: str = Field(description="The HTTP status in words.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What is wrong, with the offending value.")
+    code: str = Field(description="A word for programs, stable between releases.")
+    parameter: str | None = Field(
+        None, description="JSON pointer into the body, or the name of a query parameter, header or form field."
+    )
+    remedy: str | None = Field(None, description="What to do about it.")
+    instance: str = Field(description="Path of the request.")
+    request_id: str = Field(description="Also in the X-Request-Id header and in the service's log.")
+    error: OpenAIError
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:darkroom:problem:model_not_found",
+                    "title": "Not Found",
+                    "status": 404,
+                    "detail": "there is no model mdl_0",
+                    "code": "model_not_found",
+                    "parameter": "/model",
+                    "remedy": "GET /v1/models lists the models that there are",
+                    "instance": "/v1/generations",
+                    "request_id": "req_0f3b5c8d2e9a4b7f",
+                    "error": {
+                        "message": "there is no model mdl_0",
+                        "type": "invalid_request_error",
+                        "param": "/model",
+                        "code": "model_not_found",
+                    },
+                }
+            ]
+        },
+    )
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    instance: str,
+    request_id: str,
+    parameter: str | None = None,
+    remedy: str | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return a problem as JSON values; `more` are members beyond the standard's."""
+    return {
+        "type": f"urn:darkroom:problem:{code}",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "parameter": parameter,
+        "remedy": remedy,
+        "instance": instance,
+        "request_id": request_id,
+        **(more or {}),
+        "error": {
+            "message": detail,
+            "type": "server_error" if status >= 500 else "invalid_request_error",
+            "param": parameter,
+            "code": code,
+        },
+    }

@@ -1,0 +1,215 @@
+"""Generations: new pictures from a model, at once for who waits."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+import anyio.to_thread
+from fastapi import APIRouter, Header, Request
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from app.dependencies import Attached, IdempotencyKey, NewsOfJobs, PreferredWait
+from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, NotAcceptable
+from app.images import images_of_job, png
+from app.jobs import Job, wait_for
+from app.models import find as find_model
+from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from models import catalog
+from store import jobs, records
+from store.records import JobKind, JobStatus
+from store.resources import Resources
+from store.settings import PREFIX
+
+ROUTE = "/v1/generations"
+
+# HTTP status of a failed job that somebody waited for, by its error code; others are 503 when retryable, else 500.
+STATUS_OF_CODE = {"storage_full": 507, "data_missing": 409, "unknown_label": 422}
+
+router = APIRouter(prefix=ROUTE, tags=["generations"])
+
+
+class Generation(BaseModel):
+    """Which pictures to make."""
+
+    model: str = Field(description="Id of a model that has weights already.")
+    n: int = Field(1, ge=1, description="How many.")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=catalog.MAX_SEED,
+        description="Of the first picture; the k-th has seed + k. Default: a random one below 2^32, in the job's `request`.",
+    )
+    label: StrictInt | str | None = Field(
+        None, description="A class of the model, by name or by index from 0. Default: any, drawn from the seed."
+    )
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"model": "mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d", "n": 4, "seed": 7, "label": "3"}]
+        },
+    )
+
+
+@router.post(
+    "",
+    summary="Generate images",
+    operation_id="create_generation",
+    status_code=202,
+    response_model=Job,
+    responses={
+        **ACCEPTED,
+        201: {
+            "model": Job,
+            "description": "`Prefer: wait` was given and the images are made; with `Accept: image/png` the PNG itself.",
+            "content": {"image/png": {}},
+        },
+    },
+)
+async def create_generation(
+    request: Request,
+    resources: Attached,
+    news: NewsOfJobs,
+    body: Generation,
+    idempotency_key: IdempotencyKey,
+    preferred_wait_s: PreferredWait,
+    accept: Annotated[str | None, Header(description="`image/png` answers with the picture itself, for n = 1.")] = None,
+) -> Response:
+    """Asks for pictures. With `Prefer: wait=n` the answer comes when they are made, if that is within n seconds."""
+    as_png = _wants_png(accept, body.n)
+    longest = resources.settings.max_wait_s
+    wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if as_png else 0.0)
+    row = await anyio.to_thread.run_sync(_submit, resources, body, idempotency_key)
+    job = Job.of(row, [])
+    if wait_s > 0:
+        job = await wait_for(request, resources, news, row.id, timeout_s=wait_s, until=lambda job: job.has_ended)
+    response = await anyio.to_thread.run_sync(_answer, resources, job, as_png) if wait_s > 0 else accepted(job)
+    if preferred_wait_s is not None:
+        response.headers["Preference-Applied"] = f"wait={wait_s:g}"
+    response.headers["Vary"] = "Accept, Prefer"
+    return response
+
+
+def _submit(resources: Resources, body: Generation, key: str | None) -> records.Job:
+    most = resources.settings.max_images_per_request
+    if body.n > most:
+        raise InvalidParameter(
+            f"n: {body.n:,} images are more than the {most:,} that one request may ask for",
+            parameter="/n",
+            remedy=f"ask several times, or raise {PREFIX}MAX_IMAGES_PER_REQUEST",
+            more={"bounds": f"integer from 1 to {most}"},
+        )
+    seed = body.seed if body.seed is not None else secrets.randbelow(2**32)
+    if seed + body.n - 1 > catalog.MAX_SEED:
+        raise InvalidParameter(
+            f"seed: the last image would have seed {seed + body.n - 1}, more than {catalog.MAX_SEED}",
+            parameter="/seed",
+            remedy=f"choose a seed of at most {catalog.MAX_SEED - body.n + 1}",
+        )
+    idempotency = Idempotency.of(ROUTE, key, body)
+
+    def create(session: Session) -> records.Job:
+        # Locked, so that the model is not deleted between this check and the job that needs it.
+        model = find_model(session, body.model, locked=True, parameter="/model")
+        if model.checkpoint is None:
+            raise ModelNotReady(
+                f"the model {model.id} has no weights yet, it is {model.status.value}",
+                parameter="/model",
+                remedy="wait for the training's first checkpoint: `can_generate` of GET /v1/models/{id} is true then",
+                more={"model_status": model.status.value},
+            )
+        return jobs.submit(
+            session,
+            JobKind.SAMPLE,
+            {"n": body.n, "seed": seed, "label": _label_index(model, body.label)},
+            now=resources.database.now(session),
+            model_id=model.id,
+            checkpoint=model.checkpoint,
+            total=body.n,
+            unit="images",
+            idempotency=idempotency.columns if idempotency else None,
+        )
+
+    return submit(resources, idempotency, create)[0]
+
+
+def _label_index(model: records.Model, label: int | str | None) -> int | None:
+    if label is None:
+        return None
+    if model.classes is None:
+        raise InvalidParameter(
+            f"label: the model {model.id} knows no classes", parameter="/label", remedy="leave the label out"
+        )
+    if label in model.classes:
+        return model.classes.index(str(label))
+    # A name that looks like a number has been tried as a name first.
+    index = int(label) if isinstance(label, int) or label.isdecimal() else -1
+    if not 0 <= index < len(model.classes):
+        known = ", ".join(f"{index} {name}" for index, name in enumerate(model.classes))
+        raise InvalidParameter(
+            f"label: the model {model.id} has no class {label!r}",
+            parameter="/label",
+            remedy=f"give the index or the name of one of: {known}",
+            more={"classes": model.classes},
+        )
+    return index
+
+
+def _answer(resources: Resources, job: Job, as_png: bool) -> Response:
+    """Return the answer to somebody who waited."""
+    if job.status is JobStatus.FAILED and job.error is not None:
+        status = STATUS_OF_CODE.get(job.error.code, 503 if job.error.retryable else 500)
+        remedy = "send the request again" if job.error.retryable else f"see {job.links['self']}"
+        raise JobFailed(status, job.error.message, code=job.error.code, remedy=remedy, job=job.model_dump(mode="json"))
+    if job.status is JobStatus.CANCELED:
+        raise JobCanceled(
+            f"{job.id} was canceled meanwhile",
+            remedy="ask again if you still want the images",
+            more={"job": job.model_dump(mode="json")},
+        )
+    if job.status is not JobStatus.SUCCEEDED:
+        return accepted(job)
+    location = {"Location": job.links["self"]}
+    if not as_png:
+        return Response(job.model_dump_json(), 201, media_type="application/json", headers=location)
+    with resources.database.snapshot() as session:
+        (image,), _ = images_of_job(session, job.id, limit=1)
+    response = png(resources, image)
+    response.status_code = 201
+    response.headers["Location"] = job.links["self"]
+    response.headers["Content-Location"] = f"/v1/images/{image.id}/content"
+    response.headers["Link"] = f'</v1/images/{image.id}>; rel="describedby", <{job.links["self"]}>; rel="related"'
+    response.headers["Cache-Control"] = "private, no-store"  # the answer to a POST; the Content-Location may be kept
+    return response
+
+
+def _wants_png(accept: str | None, n: int) -> bool:
+    """Whether the Accept header puts a PNG before JSON.
+
+    Raises:
+        NotAcceptable: only a PNG would do, but several images were asked for.
+    """
+    weights = {"image/png": 0.0, "application/json": 0.0}
+    for part in (accept or "*/*").lower().split(","):
+        media_type, *parameters = (piece.strip() for piece in part.split(";"))
+        quality = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
+        weight = float(quality) if quality.replace(".", "", 1).isdecimal() else 1.0
+        if media_type in {"image/png", "image/*"}:
+            weights["image/png"] = max(weights["image/png"], weight)
+        elif media_type in {"application/json", "application/*", "*/*"}:
+            weights["application/json"] = max(weights["application/json"], weight)
+    wants = weights["image/png"] > weights["application/json"] or (
+        weights["image/png"] > 0 and "application/json" not in (accept or "").lower()
+    )
+    if wants and n != 1:
+        if weights["application/json"] > 0:
+            return False
+        raise NotAcceptable(
+            f"n: {n} images do not fit into one PNG",
+            parameter="/n",
+            remedy="ask for n = 1, or accept application/json and fetch each image's `url`",
+        )
+    return wants

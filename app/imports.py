@@ -1,0 +1,227 @@
+"""Bringing pictures in: a zip by upload, or a path inside the import root; either becomes an import job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePath
+from typing import Any, Literal, TypeVar
+
+import anyio.to_thread
+from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from app import uploads
+from app.dependencies import Attached, IdempotencyKey
+from app.errors import ImportsDisabled, OutsideImportRoot, SourceNotFound, TooLarge, UnsupportedMedia
+from app.jobs import Job
+from app.middleware import MAX_BODY_BYTES, UPLOAD_PATH
+from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from models import catalog
+from store import jobs, records
+from store.identifiers import new_id
+from store.records import JobKind
+from store.resources import Resources
+from store.settings import PREFIX
+
+router = APIRouter(prefix=UPLOAD_PATH, tags=["datasets"])
+
+SMALLEST_RESOLUTION = min(min(kind.resolutions) for kind in catalog.KINDS.values())
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+class ImportOptions(BaseModel):
+    """How pictures become a data set; also the text fields of an upload."""
+
+    name: str | None = Field(
+        None, min_length=1, max_length=200, description="What to call it. Default: the file's or folder's name."
+    )
+    resolution: int | None = Field(
+        None,
+        ge=SMALLEST_RESOLUTION,
+        le=catalog.MAX_RESOLUTION,
+        description="Side of the prepared squares in pixels. Default: chosen by the images' size.",
+    )
+    channels: Literal[1, 3] | None = Field(
+        None, description="1 for grey, 3 for RGB. Default: grey when every image is."
+    )
+    background: str = Field(
+        "#ffffff", pattern=r"^#[0-9a-fA-F]{6}$", description="Colour behind transparent pixels, #rrggbb."
+    )
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "digits", "resolution": 32, "background": "#ffffff"}]}
+    )
+
+
+class ImportByPath(ImportOptions):
+    """Pictures that already lie in the import root, a folder on the service's disks."""
+
+    path: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="A folder or zip inside the import root; relative to it, or absolute.",
+    )
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"path": "cats-2026", "name": "cats", "resolution": 64}]}
+    )
+
+
+class UploadForm(ImportOptions):
+    """A zip of pictures. Folders in it become classes."""
+
+    file: str = Field(json_schema_extra={"format": "binary"}, description="The zip.")
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"file": "(the bytes of digits.zip)", "name": "digits"}]}
+    )
+
+
+@router.post(
+    "",
+    summary="Upload or import pictures",
+    operation_id="create_dataset",
+    status_code=202,
+    response_model=Job,
+    responses=ACCEPTED,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": {"$ref": "#/components/schemas/UploadForm"}},
+                "application/json": {"schema": {"$ref": "#/components/schemas/ImportByPath"}},
+            },
+        }
+    },
+)
+async def create_dataset(request: Request, resources: Attached, idempotency_key: IdempotencyKey) -> Response:
+    """Send a zip as multipart upload, or name a path inside the import root. Answers with the job that imports it."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        return await _from_upload(request, resources, idempotency_key)
+    if media_type == "application/json":
+        body = _checked(ImportByPath, await _small_body(request))
+        return await anyio.to_thread.run_sync(_from_path, resources, body, idempotency_key)
+    raise UnsupportedMedia(
+        f"Content-Type is {media_type or 'missing'}",
+        parameter="Content-Type",
+        remedy="send a zip as multipart/form-data, or a path as application/json",
+    )
+
+
+async def _from_upload(request: Request, resources: Resources, key: str | None) -> Response:
+    dataset_id = new_id("ds")
+    blob = f"uploads/{dataset_id}.zip"
+    upload = await uploads.receive(
+        request,
+        resources.blobs,
+        blob,
+        fields=ImportOptions.model_fields,
+        limit_bytes=resources.settings.max_upload_bytes,
+    )
+    return await anyio.to_thread.run_sync(_submit_upload, resources, upload, dataset_id, blob, key)
+
+
+def _submit_upload(
+    resources: Resources, upload: uploads.Upload, dataset_id: str, blob: str, key: str | None
+) -> Response:
+    is_new = False
+    try:
+        options = _checked(ImportOptions, upload.fields)
+        content = json.dumps([upload.sha256, upload.fields], sort_keys=True).encode()
+        name = options.name or _stem(upload.filename) or "upload"
+        job, is_new = _submit(
+            resources,
+            Idempotency.of(UPLOAD_PATH, key, content),
+            dataset_id,
+            {"source": {"blob": blob}, **options.model_dump(), "name": name},
+        )
+    finally:
+        if not is_new:  # refused, or a repetition of a request that brought the same bytes before
+            resources.blobs.delete(blob)
+    return accepted(Job.of(job))
+
+
+def _from_path(resources: Resources, body: ImportByPath, key: str | None) -> Response:
+    source = _inside_import_root(resources, body.path)
+    request = {"source": {"path": str(source)}, **body.model_dump(exclude={"path"}), "name": body.name or source.stem}
+    job, _ = _submit(resources, Idempotency.of(UPLOAD_PATH, key, body), new_id("ds"), request)
+    return accepted(Job.of(job))
+
+
+def _submit(
+    resources: Resources, idempotency: Idempotency | None, dataset_id: str, request: dict[str, Any]
+) -> tuple[records.Job, bool]:
+    def create(session: Session) -> records.Job:
+        now = resources.database.now(session)
+        session.add(records.Dataset(id=dataset_id, name=request["name"][:200], created_at=now))
+        return jobs.submit(
+            session,
+            JobKind.IMPORT,
+            request,
+            now=now,
+            dataset_id=dataset_id,
+            unit="files",
+            idempotency=idempotency.columns if idempotency else None,
+        )
+
+    return submit(resources, idempotency, create)
+
+
+def _inside_import_root(resources: Resources, path: str) -> Path:
+    root = resources.settings.import_root
+    if root is None:
+        raise ImportsDisabled(
+            "path: imports by path are off, since no import root is set",
+            parameter="/path",
+            remedy=f"set {PREFIX}IMPORT_ROOT to a folder and restart, or upload a zip",
+        )
+    outside = OutsideImportRoot(
+        f"path: {path!r} does not lie inside the import root",
+        parameter="/path",
+        remedy=f"{PREFIX}IMPORT_ROOT is {root}; name a path below it",
+    )
+    try:
+        # Resolved before it is looked at, so that nothing outside is ever touched, nor told to be there or not.
+        resolved = (root / path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # loops of links, or a null character
+        raise outside from error
+    if not resolved.is_relative_to(root):
+        raise outside
+    if not resolved.exists():
+        raise SourceNotFound(
+            f"path: nothing is at {resolved}", parameter="/path", remedy="check its spelling; case matters"
+        )
+    return resolved
+
+
+async def _small_body(request: Request) -> Any:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLarge(f"the JSON body is larger than {MAX_BODY_BYTES:,} bytes", remedy="upload pictures as a zip")
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        place = {"type": "json_invalid", "loc": ("body",), "msg": str(error), "input": {}, "ctx": {"error": str(error)}}
+        raise RequestValidationError([place]) from error
+
+
+def _checked(model: type[Checked], values: Any) -> Checked:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        # As FastAPI reports bodies that it reads itself.
+        raise RequestValidationError(
+            [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        ) from error
+
+
+def _stem(filename: str) -> str:
+    # Browsers send a name, some clients a path; only its last part without its ending is of use, and only as text.
+    return PurePath(filename.replace("\\", "/")).stem[:200].strip()

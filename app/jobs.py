@@ -1,0 +1,320 @@
+"""Jobs over HTTP: what they look like, listing, waiting for and canceling them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from app.caching import REVALIDATE, etag_of, has_it, not_modified
+from app.dependencies import After, Attached, IfNoneMatch, JobId, Limit, NewsOfJobs
+from app.images import EXAMPLE as IMAGE_EXAMPLE
+from app.images import Image, images_of_job
+from app.news import News
+from app.pages import Page, example_page, newest_first
+from store import jobs, records
+from store.errors import JobNotFound, Unavailable
+from store.records import JobKind, JobStatus
+from store.resources import Resources, status_notice
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+IMAGES_SHOWN = 100  # of a sample job, within the job itself
+REREAD_S = 5.0  # a waiter looks at the row at least this often, in case the bus lost a word
+
+EXAMPLE: dict[str, Any] = {
+    "id": "job_019ad3a8b1ce7d10a6f1c37e2d40b9a5",
+    "object": "job",
+    "kind": "sample",
+    "status": "succeeded",
+    "created_at": "2026-01-05T12:00:30Z",
+    "started_at": "2026-01-05T12:00:30Z",
+    "finished_at": "2026-01-05T12:00:31Z",
+    "progress": {"done": 1, "total": 1, "unit": "images", "rate": None, "eta_s": 0, "fraction": 1},
+    "attempts": 1,
+    "cancel_requested": False,
+    "error": None,
+    "result": {"images": 1},
+    "dataset": None,
+    "model": "mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d",
+    "request": {"n": 1, "seed": 7, "label": 3},
+    "images": [IMAGE_EXAMPLE],
+    "links": {
+        "self": "/v1/jobs/job_019ad3a8b1ce7d10a6f1c37e2d40b9a5",
+        "events": "/v1/jobs/job_019ad3a8b1ce7d10a6f1c37e2d40b9a5/events",
+        "cancel": "/v1/jobs/job_019ad3a8b1ce7d10a6f1c37e2d40b9a5/cancel",
+        "model": "/v1/models/mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d",
+        "images": "/v1/images?job=job_019ad3a8b1ce7d10a6f1c37e2d40b9a5",
+    },
+}
+
+
+class Progress(BaseModel):
+    """How far a job is."""
+
+    done: float = Field(description="How much is done, in `unit`.")
+    total: float | None = Field(description="How much there is to do; null while it is not known.")
+    unit: str = Field(description="What is counted: files, images or seconds.")
+    rate: float | None = Field(description="Units a second, while it runs.")
+    eta_s: float | None = Field(description="Seconds left, as far as can be told.")
+    fraction: float | None = Field(description="done / total, from 0 to 1; null while the total is not known.")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "done": 24000,
+                    "total": 200000,
+                    "unit": "images",
+                    "rate": 1210.5,
+                    "eta_s": 145.4,
+                    "fraction": 0.12,
+                }
+            ]
+        }
+    )
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    code: str = Field(description="A word for programs.")
+    message: str = Field(description="What went wrong, and what to do about it.")
+    retryable: bool = Field(description="Whether the same request may succeed another time.")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"code": "no_usable_images", "message": "not one of the 12 files is an image", "retryable": False}
+            ]
+        }
+    )
+
+
+class Job(BaseModel):
+    """A long action: an import, a training or a generation."""
+
+    id: str = Field(description="Id of the job.")
+    object: str = Field("job", description="Always `job`.")
+    kind: JobKind = Field(description="What it does.")
+    status: JobStatus = Field(description="Where it stands; succeeded, failed and canceled are final.")
+    created_at: datetime = Field(description="When it was asked for.")
+    started_at: datetime | None = Field(description="When a worker first took it.")
+    finished_at: datetime | None = Field(description="When it ended.")
+    progress: Progress
+    attempts: int = Field(description="Times a worker took it since its last lasting progress.")
+    cancel_requested: bool = Field(description="Whether its cancellation was asked for.")
+    error: JobError | None = Field(description="Why it failed; null unless it did.")
+    result: dict[str, Any] | None = Field(description="What came out; null until it has ended well.")
+    dataset: str | None = Field(description="The data set that it makes or learns from.")
+    model: str | None = Field(description="The model that it makes or uses.")
+    request: dict[str, Any] = Field(description="What was asked for, with every default filled in.")
+    images: list[Image] | None = Field(
+        None,
+        description=f"The first {IMAGES_SHOWN} images of a generation, as far as made; null in lists and for other "
+        "kinds. `links.images` has all of them.",
+    )
+    links: dict[str, str] = Field(description="Paths of what belongs to it.")
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    @classmethod
+    def of(cls, job: records.Job, images: list[records.Image] | None = None) -> Job:
+        """The row as clients see it."""
+        here = f"/v1/jobs/{job.id}"
+        links = {"self": here, "events": f"{here}/events", "cancel": f"{here}/cancel"}
+        if job.dataset_id is not None:
+            links["dataset"] = f"/v1/datasets/{job.dataset_id}"
+        if job.model_id is not None:
+            links["model"] = f"/v1/models/{job.model_id}"
+        if job.kind is JobKind.SAMPLE:
+            links["images"] = f"/v1/images?job={job.id}"
+        error = None
+        if job.error_code is not None:
+            error = JobError(code=job.error_code, message=job.error_message or "", retryable=bool(job.error_retryable))
+        return cls(
+            id=job.id,
+            kind=job.kind,
+            status=job.status,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+            progress=_progress(job),
+            attempts=job.attempts,
+            cancel_requested=job.cancel_requested,
+            error=error,
+            result=job.result,
+            dataset=job.dataset_id,
+            model=job.model_id,
+            request=job.request,
+            images=[Image.of(image) for image in images] if images is not None else None,
+            links=links,
+        )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its status is final."""
+        return self.status in jobs.ENDED
+
+
+class JobPage(Page[Job]):
+    """One page of jobs."""
+
+    model_config = ConfigDict(json_schema_extra=example_page({**EXAMPLE, "images": None}))
+
+
+def _progress(job: records.Job) -> Progress:
+    fraction = 1.0 if job.status is JobStatus.SUCCEEDED else None
+    if fraction is None and job.total:
+        fraction = min(1.0, max(0.0, job.done / job.total))
+    return Progress(done=job.done, total=job.total, unit=job.unit, rate=job.rate, eta_s=job.eta_s, fraction=fraction)
+
+
+def show(session: Session, job: records.Job) -> Job:
+    """Return a job with its images."""
+    if job.kind is not JobKind.SAMPLE:
+        return Job.of(job)
+    return Job.of(job, images_of_job(session, job.id, limit=IMAGES_SHOWN)[0])
+
+
+def read(resources: Resources, job_id: str) -> Job:
+    """Return one job.
+
+    Raises:
+        JobNotFound: there is no such job.
+    """
+    with resources.database.snapshot() as session:
+        job = session.get(records.Job, job_id)
+        if job is None:
+            raise JobNotFound(f"there is no job {job_id}")
+        return show(session, job)
+
+
+async def wait_for(
+    request: Request, resources: Resources, news: News, job_id: str, *, timeout_s: float, until: Callable[[Job], bool]
+) -> Job:
+    """Return the job once `until` is true of it, or as it is when the time is up or nobody waits any more.
+
+    Args:
+        request: whose client waits; it must have sent its whole body.
+        timeout_s: longest wait, seconds.
+        until: what is waited for.
+
+    Raises:
+        JobNotFound: there is no such job.
+    """
+    deadline = anyio.current_time() + timeout_s
+    with news.listen(job_id) as ear:  # before the first look, so that nothing falls between
+        job = await anyio.to_thread.run_sync(read, resources, job_id)
+        gone = asyncio.create_task(_until_gone(request))
+        gone.add_done_callback(lambda _: ear.wake())
+        try:
+            while not (until(job) or ear.closing or gone.done()) and (left := deadline - anyio.current_time()) > 0:
+                await ear.wait(min(left, REREAD_S))
+                try:
+                    job = await anyio.to_thread.run_sync(read, resources, job_id)
+                except Unavailable as error:
+                    log.warning("waiting for %s goes on although: %s", job_id, error)
+        finally:
+            gone.cancel()
+    return job
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+@router.get("", summary="List jobs", operation_id="list_jobs")
+def list_jobs(
+    resources: Attached,
+    status: Annotated[list[JobStatus] | None, Query(description="Only these; may be given several times.")] = None,
+    kind: Annotated[list[JobKind] | None, Query(description="Only these; may be given several times.")] = None,
+    model: Annotated[str | None, Query(description="Only jobs that make or use this model.")] = None,
+    dataset: Annotated[str | None, Query(description="Only jobs that make or learn from this data set.")] = None,
+    after: After = None,
+    limit: Limit = 20,
+) -> JobPage:
+    """Jobs, newest first."""
+    wanted = select(records.Job)
+    if status:
+        wanted = wanted.where(records.Job.status.in_(status))
+    if kind:
+        wanted = wanted.where(records.Job.kind.in_(kind))
+    if model is not None:
+        wanted = wanted.where(records.Job.model_id == model)
+    if dataset is not None:
+        wanted = wanted.where(records.Job.dataset_id == dataset)
+    with resources.database.snapshot() as session:
+        rows, more = newest_first(session, wanted, records.Job.id, "job", after=after, limit=limit)
+        return JobPage(data=[Job.of(job) for job in rows], has_more=more)
+
+
+@router.get(
+    "/{job_id}",
+    summary="Show a job, or wait for it",
+    operation_id="get_job",
+    response_model=Job,
+    responses={304: {"description": "The client's ETag is still right."}},
+)
+async def get_job(
+    request: Request,
+    resources: Attached,
+    news: NewsOfJobs,
+    job_id: JobId,
+    if_none_match: IfNoneMatch = None,
+    wait: Annotated[
+        float | None,
+        Query(
+            ge=0,
+            description="Answer when the job has ended, or with If-None-Match when it has changed, "
+            "or after so many seconds.",
+        ),
+    ] = None,
+) -> Response:
+    """One job. Poll it with `If-None-Match`, or give `wait` as well and the answer comes when there is something new."""
+
+    def is_news(job: Job) -> bool:
+        changed = if_none_match is not None and not has_it(if_none_match, etag_of(_json(job)))
+        return job.has_ended or changed
+
+    if wait:
+        timeout_s = min(wait, resources.settings.max_wait_s)
+        job = await wait_for(request, resources, news, job_id, timeout_s=timeout_s, until=is_news)
+    else:
+        job = await anyio.to_thread.run_sync(read, resources, job_id)
+    content = _json(job)
+    etag, headers = etag_of(content), {"Cache-Control": REVALIDATE}
+    if has_it(if_none_match, etag):
+        return not_modified(etag, headers)
+    return Response(content, media_type="application/json", headers={**headers, "ETag": etag})
+
+
+@router.post("/{job_id}/cancel", summary="Cancel a job", operation_id="cancel_job")
+def cancel_job(resources: Attached, job_id: JobId) -> Job:
+    """A queued job is canceled at once; a running one is asked to stop, and soon does. Asking twice does no harm."""
+    with resources.database.transaction() as session:
+        now = resources.database.now(session)
+        job = jobs.request_cancel(session, job_id, now=now)
+        answer = show(session, job)
+    resources.tell(status_notice(job))
+    upload = (job.request.get("source") or {}).get("blob") if job.kind is JobKind.IMPORT else None
+    if upload is not None and job.status is JobStatus.CANCELED:
+        resources.blobs.delete(upload)  # no worker will ever want it
+    return answer
+
+
+def _json(job: Job) -> bytes:
+    return job.model_dump_json().encode()

@@ -1,0 +1,111 @@
+"""The HTTP application: routes, errors, and the resources that it keeps open."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRouter
+from pydantic.json_schema import models_json_schema
+from starlette.responses import RedirectResponse
+
+from app import datasets, events, generations, health, images, imports, jobs, kinds, models, problems, trainings
+from app.errors import Problem
+from app.imports import ImportByPath, UploadForm
+from app.middleware import Gate
+from app.news import News
+from store.resources import Resources
+from store.settings import load_settings
+
+DESCRIPTION = """
+Train a generator on your own pictures, and develop new ones from it.
+
+Long actions are **jobs**: a `202` names one in `Location`. Poll it (with `If-None-Match`), wait for it (`?wait=`), or follow
+its events. Every create honours `Idempotency-Key`. Every error is `application/problem+json`.
+"""
+TAGS = [
+    {"name": "datasets", "description": "Pictures to learn from."},
+    {"name": "kinds", "description": "What can be trained."},
+    {"name": "trainings", "description": "From a data set to a model."},
+    {"name": "models", "description": "Trained generators."},
+    {"name": "generations", "description": "New pictures."},
+    {"name": "jobs", "description": "Long actions: their state, progress and events."},
+    {"name": "images", "description": "Generated pictures."},
+    {"name": "health", "description": "Is it alive, can it work."},
+]
+ROUTERS = [
+    router
+    for module in (datasets, imports, kinds, trainings, models, generations, jobs, events, images, health)
+    for router in [module.router]
+]
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "Every error.",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
+
+root = APIRouter()
+
+
+@root.get("/", include_in_schema=False)
+async def to_the_docs() -> RedirectResponse:
+    """There is no page yet, so show what the service can do."""
+    return RedirectResponse("/docs")
+
+
+def create_app(resources: Resources | None = None) -> FastAPI:
+    """Return the application.
+
+    Args:
+        resources: open ones that their owner closes. None: the application opens what the settings say when it starts,
+            and closes it when it stops.
+
+    Raises:
+        SettingsError: a setting is wrong.
+    """
+    settings = resources.settings if resources is not None else load_settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        attached = resources if resources is not None else Resources.open(settings)
+        news = News(attached.bus)
+        app.state.resources, app.state.news = attached, news
+        news.start()
+        try:
+            yield
+        finally:
+            news.hush()
+            news.join()
+            if resources is None:
+                attached.close()
+
+    app = FastAPI(
+        title="Darkroom", version=version("darkroom"), description=DESCRIPTION, openapi_tags=TAGS, lifespan=lifespan
+    )
+    app.add_middleware(Gate, allowed_hosts=settings.allowed_hosts)
+    problems.install(app)
+    app.include_router(root)
+    for router in ROUTERS:
+        app.include_router(router, responses=PROBLEMS)
+    _describe(app)
+    return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Adds to the OpenAPI document the models that no signature names."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        _, extra = models_json_schema(
+            [(model, "validation") for model in (Problem, ImportByPath, UploadForm)],
+            ref_template="#/components/schemas/{model}",
+        )
+        document["components"]["schemas"] |= extra["$defs"]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way

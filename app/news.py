@@ -1,0 +1,131 @@
+"""News of jobs for everyone who waits in this process: one thread watches the bus and wakes them by job id.
+
+A wake-up is a hint to look at the row again; who waits also looks every few seconds, so a lost one costs little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from store.errors import RedisUnavailable
+from store.events import EventBus
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.5  # longest uninterrupted look at the bus, so also how long closing takes
+RECONNECT_S = 1.0
+
+
+class Ear:
+    """One waiter's side: it hears of one job."""
+
+    def __init__(self, news: News) -> None:
+        self._news = news
+        self._heard = asyncio.Event()
+
+    @property
+    def closing(self) -> bool:
+        """Whether the service is about to stop, so that waiting must end."""
+        return self._news.closing
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Whether there was news since the last call, within `timeout_s` seconds."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._heard.wait()
+        except TimeoutError:
+            return False
+        if not self.closing:
+            self._heard.clear()
+        return True
+
+    def wake(self) -> None:
+        """Ends a wait."""
+        self._heard.set()
+
+
+class News:
+    """Watches the bus on a thread of its own while it is open."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+        self._ears: dict[str, set[Ear]] = defaultdict(set)
+        self._stop = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._watch, name="news", daemon=True)
+
+    @property
+    def closing(self) -> bool:
+        """Whether `hush` was called."""
+        return self._stop.is_set()
+
+    @property
+    def listeners(self) -> int:
+        """How many wait now."""
+        return sum(map(len, self._ears.values()))
+
+    def start(self) -> None:
+        """Starts watching; called on the event loop that will wait."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def hush(self) -> None:
+        """Ends every wait, for good; called on the event loop when the service begins to stop."""
+        self._stop.set()
+        self._wake_all()
+
+    def join(self) -> None:
+        """Waits until the thread has ended; call `hush` before."""
+        self._thread.join(timeout=6)  # the bus may take that long to time out
+
+    @contextmanager
+    def listen(self, job_id: str) -> Iterator[Ear]:
+        """An ear for one job while the block lasts; open it before looking at the row."""
+        ear = Ear(self)
+        if self.closing:
+            ear.wake()
+        self._ears[job_id].add(ear)
+        try:
+            yield ear
+        finally:
+            self._ears[job_id].discard(ear)
+            if not self._ears[job_id]:
+                del self._ears[job_id]
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with self._bus.watch() as watch:
+                    self._on_loop(None)  # something may have happened while nobody watched
+                    while not self._stop.is_set():
+                        heard = watch.next(WATCH_S)
+                        if heard:
+                            self._on_loop(heard)
+            except RedisUnavailable as error:
+                if not self._stop.is_set():
+                    log.warning("no news of jobs, their rows are read instead: %s", error)
+                self._stop.wait(RECONNECT_S)
+            except Exception:
+                log.exception("watching the bus failed; it starts again")
+                self._stop.wait(RECONNECT_S)
+
+    def _on_loop(self, job_ids: Collection[str] | None) -> None:
+        if self._stop.is_set() or self._loop is None:
+            return
+        if job_ids is None:
+            self._loop.call_soon_threadsafe(self._wake_all)
+        else:
+            self._loop.call_soon_threadsafe(self._wake, job_ids)
+
+    def _wake(self, job_ids: Collection[str]) -> None:
+        for job_id in job_ids:
+            for ear in self._ears.get(job_id, ()):
+                ear.wake()
+
+    def _wake_all(self) -> None:
+        self._wake(list(self._ears))

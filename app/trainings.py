@@ -1,0 +1,213 @@
+"""Trainings: from a data set to a model."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from app.datasets import find as find_dataset
+from app.dependencies import Attached, IdempotencyKey
+from app.errors import DatasetNotReady, InvalidParameter
+from app.jobs import Job
+from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from models import catalog
+from models.catalog import Kind, TrainOptions
+from store import jobs, records
+from store.identifiers import new_id
+from store.records import Dataset, DatasetStatus, JobKind
+
+ROUTE = "/v1/trainings"
+DEFAULT_KIND = "gan-dcgan"
+DEFAULT_SECONDS = 600.0  # a budget in seconds suits any machine; ten minutes show something on every one
+
+router = APIRouter(prefix=ROUTE, tags=["trainings"])
+
+
+class Budget(BaseModel):
+    """How long to train: give exactly one."""
+
+    images: int | None = Field(
+        None, ge=1, le=catalog.MAX_BUDGET_IMAGES, description="Images to learn from, repetitions counted."
+    )
+    seconds: float | None = Field(
+        None, ge=1, le=catalog.MAX_BUDGET_S, allow_inf_nan=False, description="Seconds of training, pauses not counted."
+    )
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"images": 200_000}, {"seconds": 600}]})
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Budget:
+        if (self.images is None) == (self.seconds is None):
+            raise ValueError("give exactly one of images and seconds")
+        return self
+
+    @property
+    def total(self) -> float:
+        """The budget in its unit."""
+        return float(self.images if self.images is not None else self.seconds or 0)
+
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "images" if self.images is not None else "seconds"
+
+
+class Training(BaseModel):
+    """What to train, on what, for how long."""
+
+    dataset: str = Field(description="Id of a data set that is ready.")
+    kind: str = Field(DEFAULT_KIND, description="What to train; GET /v1/kinds lists the kinds.")
+    name: str | None = Field(
+        None, min_length=1, max_length=200, description="What to call the model. Default: made of data set and kind."
+    )
+    resolution: int | None = Field(
+        None, description="Side of the squares to make, in pixels. Default: the largest that data set and kind allow."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="The kind's own options; what is left out has the kind's default."
+    )
+    budget: Budget = Field(default_factory=lambda: Budget(seconds=DEFAULT_SECONDS), description="Default: 600 seconds.")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=catalog.MAX_SEED,
+        description="Of everything random. Default: a random one, in the job's `request`.",
+    )
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "dataset": "ds_019ad3a8c0de7c3f8f4d2b6a10c5e7f1",
+                    "kind": "gan-dcgan",
+                    "name": "my digits",
+                    "resolution": 32,
+                    "options": {"batch_size": 64},
+                    "budget": {"images": 200_000},
+                    "seed": 0,
+                }
+            ]
+        },
+    )
+
+
+@router.post(
+    "",
+    summary="Train a model",
+    operation_id="create_training",
+    status_code=202,
+    response_model=Job,
+    responses=ACCEPTED,
+)
+def create_training(resources: Attached, body: Training, idempotency_key: IdempotencyKey) -> Response:
+    """Starts a training. The answer is its job; the job's `model` can generate as soon as it has its first checkpoint."""
+    kind = catalog.kind(body.kind)
+    options = catalog.parse_options(kind.name, body.options)
+    seed = body.seed if body.seed is not None else secrets.randbelow(2**32)
+    idempotency = Idempotency.of(ROUTE, idempotency_key, body)
+
+    def create(session: Session) -> records.Job:
+        # Locked, so that the data set is not deleted between this check and the job that needs it.
+        dataset = find_dataset(session, body.dataset, locked=True, parameter="/dataset")
+        resolution, channels = _fitting(dataset, kind, body.resolution)
+        now = resources.database.now(session)
+        model = records.Model(
+            id=new_id("mdl"),
+            name=body.name or f"{dataset.name[:160]} ({kind.name}, {resolution} px)",
+            kind=kind.name,
+            created_at=now,
+            dataset_id=dataset.id,
+            dataset_name=dataset.name,
+            resolution=resolution,
+            channels=channels,
+            classes=_classes(dataset, kind, options),
+            options=options.model_dump(mode="json"),
+            seed=seed,
+        )
+        session.add(model)
+        request = {
+            "kind": kind.name,
+            "resolution": resolution,
+            "options": model.options,
+            "budget": body.budget.model_dump(exclude_none=True),
+            "seed": seed,
+        }
+        return jobs.submit(
+            session,
+            JobKind.TRAIN,
+            request,
+            now=now,
+            dataset_id=dataset.id,
+            model_id=model.id,
+            total=body.budget.total,
+            unit=body.budget.unit,
+            idempotency=idempotency.columns if idempotency else None,
+        )
+
+    job, _ = submit(resources, idempotency, create)
+    return accepted(Job.of(job))
+
+
+def _fitting(dataset: Dataset, kind: Kind, wanted: int | None) -> tuple[int, int]:
+    """Return resolution and channels of the training, or say why there is none."""
+    if dataset.status is not DatasetStatus.READY or dataset.resolution is None or dataset.channels is None:
+        remedy = (
+            "wait for its import job to end"
+            if dataset.status is DatasetStatus.IMPORTING
+            else "import the pictures again"
+        )
+        raise DatasetNotReady(
+            f"the data set {dataset.id} is {dataset.status.value}",
+            parameter="/dataset",
+            remedy=remedy,
+            more={"dataset_status": dataset.status.value},
+        )
+    if dataset.channels not in kind.channels:
+        raise InvalidParameter(
+            f"kind: {kind.name} makes pictures of {_listed(kind.channels)} channels, the data set has {dataset.channels}",
+            parameter="/kind",
+            remedy=f"import the pictures again with channels {kind.channels[0]}",
+        )
+    if wanted is not None and wanted not in kind.resolutions:
+        raise InvalidParameter(
+            f"resolution: {kind.name} makes {_listed(kind.resolutions)} px, not {wanted}",
+            parameter="/resolution",
+            remedy=f"choose one of {_listed(kind.resolutions)}",
+            more={"bounds": f"one of: {_listed(kind.resolutions)}"},
+        )
+    resolution = wanted or max((side for side in kind.resolutions if side <= dataset.resolution), default=None)
+    if resolution is None or resolution > dataset.resolution:
+        needed = resolution or min(kind.resolutions)
+        raise InvalidParameter(
+            f"resolution: {needed} px is more than the {dataset.resolution} px that the data set was prepared at",
+            parameter="/resolution",
+            remedy=f"import the pictures again with resolution {needed}, or choose a smaller one here",
+            more={"bounds": f"at most {dataset.resolution}"},
+        )
+    return resolution, dataset.channels
+
+
+def _classes(dataset: Dataset, kind: Kind, options: TrainOptions) -> list[str] | None:
+    """Names of the classes that the model will know; None when it learns none."""
+    wish: bool | None = getattr(options, "conditional", None)
+    if dataset.classes is None:
+        if wish:
+            raise InvalidParameter(
+                f"options.conditional: the data set {dataset.id} has no labels",
+                parameter="/options/conditional",
+                remedy="leave it out, or import the pictures again with one folder for each class",
+            )
+        return None
+    if wish is False or "conditional" not in kind.abilities:
+        return None
+    return [one["name"] for one in dataset.classes]
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
