@@ -83,17 +83,16 @@ def decode(data: bytes, resolution: int, channels: int | None, background: Colou
     """
     with _open(data, max_pixels) as opened:
         try:
-            # A JPEG may be decoded at a half, quarter or eighth; twice the wanted size leaves the filter enough to work on.
-            scale = 2 * resolution / min(opened.size)
-            if scale < 1:
-                opened.draft(None, (round(opened.width * scale), round(opened.height * scale)))
+            width, height = opened.size
+            side = min(width, height)
+            left, top = (width - side) // 2, (height - side) // 2
+            shrunk = _decode_smaller(opened, 2 * resolution / side)
             opened.load()
             orientation = _orientation(opened)
-            image = _opaque(opened, background)
-            side = min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            image = image.resize(
-                (resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)
+            image = _opaque(opened, background).resize(
+                (resolution, resolution),
+                Image.Resampling.LANCZOS,
+                box=(left / shrunk, top / shrunk, (left + side) / shrunk, (top + side) / shrunk),
             )
             if orientation in _UPRIGHT:
                 image = image.transpose(_UPRIGHT[orientation])
@@ -103,7 +102,7 @@ def decode(data: bytes, resolution: int, channels: int | None, background: Colou
         except MemoryError as error:
             raise Refused("not enough memory to decode it: save it smaller") from error
         except Exception as error:  # whatever Pillow's decoders trip over
-            raise Refused(_damage(error)) from error
+            raise Refused(_damage(error, data)) from error
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -113,7 +112,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise Refused(_what_it_is(data)) from error
     except Exception as error:  # whatever Pillow's parsers trip over
-        raise Refused(_damage(error)) from error
+        raise Refused(_damage(error, data)) from error
     pixels = image.width * image.height
     if pixels > max_pixels:
         image.close()
@@ -121,6 +120,18 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             f"too many pixels: {pixels / 1e6:,.1f} million, at most {max_pixels / 1e6:,.4g} million; save it smaller"
         )
     return image
+
+
+def _decode_smaller(image: Image.Image, scale: float) -> float:
+    """Asks a JPEG to be decoded at a half, a quarter or an eighth, no smaller than `scale`; returns by how much it will be.
+
+    At twice the wanted size the filter still has enough to work on.
+    """
+    if scale >= 1:
+        return 1
+    width = image.width
+    drafted = image.draft(None, (round(width * scale), round(image.height * scale)))
+    return 1 if drafted is None else width / drafted[1][2]
 
 
 def _orientation(image: Image.Image) -> int:
@@ -177,10 +188,16 @@ def _channels(image: Image.Image, channels: int | None) -> Pixels:
     return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
-_KNOWN_STARTS = (
-    (b"\x89PNG", "a damaged PNG: its header cannot be read"),
-    (b"\xff\xd8\xff", "a damaged JPEG: its header cannot be read"),
-    (b"GIF8", "a damaged GIF: its header cannot be read"),
+_STARTS = (  # of files that Pillow could not open though it knows the format
+    (b"\x89PNG", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"\0\0\0\x0cjP", "JPEG 2000"),
+)
+_STARTS_OF_OTHERS = (
     (b"PK\3\4", "not an image but an archive: unpack it, or import it on its own"),
     (b"Rar!", "not an image but an archive: unpack it first"),
     (b"7z\xbc\xaf", "not an image but an archive: unpack it first"),
@@ -190,25 +207,33 @@ _KNOWN_STARTS = (
     (b"<?xml", "not an image but XML; if it is a drawing (SVG), export it as PNG"),
 )
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_TRUNCATED = "truncated: the file ends early; copy or export it again"
 
 
 def _what_it_is(data: bytes) -> str:
-    """Why bytes that Pillow does not know cannot be used."""
+    """Why bytes that Pillow could not open as an image cannot be used."""
     if not data:
         return "empty: the file has no bytes"
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        return "HEIC, which is not supported: save it as JPEG or PNG"
-    for start, reason in _KNOWN_STARTS:
+    for start, reason in _STARTS_OF_OTHERS:
         if data.startswith(start):
             return reason
+    box, brand = data[4:8], data[8:12]  # of the family of formats that HEIC and AVIF belong to
+    if box == b"ftyp" and brand in _HEIF_BRANDS:
+        return "HEIC, which is not supported: save it as JPEG or PNG"
+    known = "AVIF" if box == b"ftyp" and brand in (b"avif", b"avis") else None
+    known = next((name for start, name in _STARTS if data.startswith(start)), known)
+    if known is not None:
+        return f"a damaged or cut short {known}: its header cannot be read; copy or export it again"
     return "not an image (known are PNG, JPEG, GIF, WebP, BMP, TIFF, AVIF, JPEG 2000, PPM)"
 
 
-def _damage(error: Exception) -> str:
+def _damage(error: Exception, data: bytes) -> str:
     """What a failed decoding means to the file's owner."""
     words = str(error)
     if any(sign in words.lower() for sign in ("truncated", "unexpected end", "eof", "not enough image data")):
-        return "truncated: the file ends early; copy or export it again"
+        return _TRUNCATED
+    if data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data):  # WebP declares its length
+        return _TRUNCATED
     words = "".join(character for character in words if character.isprintable())[:100]
     return f"damaged: the pixels cannot be read ({words or type(error).__name__})"
 
