@@ -149,14 +149,13 @@ def sample_command(
         generator = Generator.load(_model_directory(model), device)
         wanted = None if label is None else _label(label, generator.classes)
         pictures = Sampler(generator).sample([SampleItem(seed + index, wanted) for index in range(count)])
-        width = columns or max(1, round(count**0.5))
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(encode(grid([picture.pixels for picture in pictures], columns, scale)))
     if as_json:
         made = [{"seed": picture.seed, "label": picture.label} for picture in pictures]
         typer.echo(json.dumps({"path": str(out), "kind": generator.kind, "classes": generator.classes, "images": made}))
     else:
-        notes.print(f"{count} pictures of {generator.kind} after {generator.images_seen:,} images: {out}", markup=False)
+        notes.print(f"{count:,} pictures of {generator.kind} after {generator.images_seen:,} images: {out}", markup=False)
 
 
 def _say_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:

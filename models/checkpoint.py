@@ -13,6 +13,7 @@ passed over for the one before. Nothing is ever pickled.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from models.errors import BadCheckpoint
-from models.generator import GeneratorCard, save_generator
+from models.generator import CARD, WEIGHTS, GeneratorCard, save_generator
 from models.sealed import (
     Seal,
     read,
@@ -56,9 +57,20 @@ class TrainingRecord(BaseModel):
 
 
 class SealedRecord(TrainingRecord):
-    """A record as it lies on disk, with the seals of the files beside it."""
+    """A record as it lies on disk, with the seals of the files beside it, and its own."""
 
     files: dict[str, Seal]
+    sha256: str  # of everything above, as JSON
+
+    @classmethod
+    def of(cls, record: TrainingRecord, files: Mapping[str, Seal]) -> SealedRecord:
+        """Seal a record together with the files that belong to it."""
+        unsealed = cls(**record.model_dump(), files=dict(files), sha256="")
+        return unsealed.model_copy(update={"sha256": unsealed.digest()})
+
+    def digest(self) -> str:
+        """What sha256 must be."""
+        return hashlib.sha256(self.model_dump_json(exclude={"sha256"}).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,7 @@ def save(
         shutil.rmtree(path)  # only one that latest() passed over can stand where training has come to again
     with whole_directory(path) as directory:
         seals = {STATE: write_tensors(directory / STATE, state), **save_generator(directory, network, card)}
-        write_json(directory / RECORD, SealedRecord(**record.model_dump(), files=seals))
+        write_json(directory / RECORD, SealedRecord.of(record, seals))
     for old in _newest_first(run_dir)[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
     return path
@@ -106,13 +118,12 @@ def load(directory: Path) -> Checkpoint:
         BadCheckpoint: a file is absent, torn or damaged.
     """
     sealed = read_json(directory / RECORD, SealedRecord)
-    if STATE not in sealed.files:
-        raise BadCheckpoint(f"{directory / RECORD} names no {STATE}; it was not written by a training")
+    if sealed.sha256 != sealed.digest() or sealed.files.keys() != {STATE, WEIGHTS, CARD}:
+        raise BadCheckpoint(f"{directory / RECORD} is damaged: it does not say what was written")
+    for name in (WEIGHTS, CARD):
+        read(directory / name, sealed.files[name])
     state = read_tensors(directory / STATE, sealed.files[STATE])
-    for name, seal in sealed.files.items():
-        if name != STATE:
-            read(directory / Path(name).name, seal)
-    return Checkpoint(directory, TrainingRecord(**sealed.model_dump(exclude={"files"})), state)
+    return Checkpoint(directory, TrainingRecord(**sealed.model_dump(exclude={"files", "sha256"})), state)
 
 
 def latest(run_dir: Path) -> Checkpoint | None:

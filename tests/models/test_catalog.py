@@ -81,7 +81,7 @@ def test_a_wrong_option_is_refused_by_its_name_and_bounds(
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UnknownKind, match="'gan-nope'.*gan-dcgan"):
+    with pytest.raises(UnknownKind, match=r"'gan-nope'.*gan-dcgan"):
         kind("gan-nope")
     with pytest.raises(UnknownKind):
         parse_options("gan-nope", {})
