@@ -12,11 +12,16 @@ from worker.running import Station, run_queued
 
 def register(app: Celery, lane: Lane, station: Station) -> None:
     """Gives the application the one task of this lane, with everything it needs already imported."""
-    app.task(_task(lane, station), name=lane.queue_name, ignore_result=True)
+    serve = _server(lane, station)
+
+    def hear() -> None:  # Celery reads a task's signature by its name, so neither a lambda nor a method will do
+        serve()
+
+    app.task(hear, name=lane.queue_name, ignore_result=True)
 
 
 # Each lane imports what it needs and no more: a process that imports pictures holds no PyTorch.
-def _task(lane: Lane, station: Station) -> Callable[[], None]:
+def _server(lane: Lane, station: Station) -> Callable[[], None]:
     if lane is Lane.SAMPLE:
         from worker.sampler import SliceSampler
 
