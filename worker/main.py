@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format=f"%(asctime)s %(levelname)s {arguments.name}: %(message)s"
     )
+    for chatty in ("celery.worker.strategy", "celery.app.trace"):  # a line for each bell says nothing
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     resources = Resources.open(settings)
     try:
         with Heartbeat(resources) as heartbeat:
@@ -70,10 +72,17 @@ def work(station: Station, lane: Lane) -> None:
     signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_shutting_down.connect(drain, weak=False)
     signals.worker_ready.connect(ready, weak=False)
-    app.worker_main(
-        ["worker", "--pool=solo", f"--queues={lane.queue_name}", f"--hostname={station.owner}", "--without-gossip",
-         "--without-mingle", "--without-heartbeat", f"--loglevel={settings.log_level}"]
-    )  # fmt: skip
+    app.Worker(
+        hostname=station.owner,
+        queues=[lane.queue_name],
+        pool="solo",
+        concurrency=1,
+        loglevel=settings.log_level.upper(),
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    ).start()
     if reconciler is not None:
         reconciler.stop()
 

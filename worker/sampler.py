@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
-from models import png
+from models.png import encode
 from models.sampling import RenderedImage, SampleItem
 from store import jobs
 from store.errors import LeaseLost, Unavailable
@@ -134,7 +134,7 @@ class SliceSampler:
         claim, provenance = part.claim, self._resources.settings.provenance
         model_id = claim.model_id or ""
         chunks = text_chunks(model_id=model_id, images_seen=images_seen, seed=picture.seed, label=label)
-        data = png.encode(picture.pixels, text=chunks if provenance else None, xmp=xmp_packet() if provenance else None)
+        data = encode(picture.pixels, text=chunks if provenance else None, xmp=xmp_packet() if provenance else None)
         # The key says what the picture is, so a second attempt writes the same bytes to the same place.
         key = f"images/{claim.job_id}/{position:06d}.png"
         self._resources.blobs.put(key, data)
