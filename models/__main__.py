@@ -75,11 +75,11 @@ def prepare_command(
         return
     size, colour = manifest.resolution, "grey" if manifest.channels == 1 else "RGB"
     classes = f" in {len(manifest.classes)} classes" if manifest.classes else ""
-    notes.print(f"{manifest.count:,} images{classes}, {size}x{size} {colour}, in {target}", markup=False)
+    _say(f"{manifest.count:,} images{classes}, {size}x{size} {colour}, in {target}")
     for refused in manifest.refused[:20]:
-        notes.print(f"refused {refused.path}: {refused.reason}", markup=False)
+        _say(f"refused {refused.path}: {refused.reason}")
     if len(manifest.refused) > 20:
-        notes.print(f"… and {len(manifest.refused) - 20:,} more, all named in {target / 'manifest.json'}", markup=False)
+        _say(f"… and {len(manifest.refused) - 20:,} more, all named in {target / 'manifest.json'}")
 
 
 @app.command(
@@ -155,7 +155,12 @@ def sample_command(
         made = [{"seed": picture.seed, "label": picture.label} for picture in pictures]
         typer.echo(json.dumps({"path": str(out), "kind": generator.kind, "classes": generator.classes, "images": made}))
     else:
-        notes.print(f"{count:,} pictures of {generator.kind} after {generator.images_seen:,} images: {out}", markup=False)
+        _say(f"{count:,} pictures of {generator.kind} after {generator.images_seen:,} images: {out}")
+
+
+def _say(text: str, style: str | None = None) -> None:
+    """Tell people, on standard error: unwrapped, so that a path or a command can be copied, and with brackets as they are."""
+    notes.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def _say_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:
@@ -163,14 +168,13 @@ def _say_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:
         event = "finished" if outcome.finished else "stopped"
         typer.echo(json.dumps({"event": event, **asdict(outcome)}, default=str))
     elif outcome.finished:
-        notes.print(f"trained on {outcome.images_seen:,} images in {outcome.elapsed_s:.0f} s", markup=False)
-        notes.print(f"preview: {outcome.preview}\nmodel:   {outcome.checkpoint}", markup=False)
-        notes.print(f"next:    python -m models sample {run} grid.png", markup=False)
+        _say(f"trained on {outcome.images_seen:,} images in {outcome.elapsed_s:.0f} s")
+        _say(f"preview: {outcome.preview}\nmodel:   {outcome.checkpoint}")
+        _say(f"next:    python -m models sample {run} grid.png")
     else:
-        notes.print(
+        _say(
             f"stopped after {outcome.images_seen:,} images; nothing is lost ({outcome.checkpoint}).\n"
             "To go on, give the same command again.",
-            markup=False,
         )
 
 
@@ -226,12 +230,12 @@ def _errors(as_json: bool) -> Iterator[None]:
     try:
         yield
     except Stopped:
-        notes.print("stopped; nothing was written", markup=False)
+        _say("stopped; nothing was written")
         raise typer.Exit(INTERRUPTED) from None
     except (ModelsError, OSError) as error:
         if as_json:
             typer.echo(json.dumps({"event": "error", "error": type(error).__name__, "message": str(error)}))
-        notes.print(f"error: {error}", style="red", markup=False)
+        _say(f"error: {error}", style="red")
         raise typer.Exit(1) from error
 
 
