@@ -5,6 +5,8 @@ Only this module commits. `transaction()` writes, `snapshot()` reads; doorbells 
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,17 +17,20 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from store.errors import DatabaseUnavailable, StorageFull
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-SQLITE_BUSY_S = 15  # how long a writer waits for another's transaction before it gives up
-POSTGRES_POOL = 16
+LOCK_S = 15  # how long a writer waits for another's transaction before it gives up
+POOL_SIZE = 16  # connections kept open
+POSTGRES_OVERFLOW = 16  # and opened on top when busy: PostgreSQL allows 100 in all, to all processes
+POSTGRES_POOL_S = 10  # how long to wait for one of these
 MIGRATION_LOCK = 0x6461726B  # any number, the same for everyone who migrates
 
 
@@ -40,7 +45,7 @@ class Database:
         """
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
+        self._engine = _sqlite_engine(self.url) if self.is_sqlite else _postgres_engine(self.url)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -58,7 +63,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
-        """One reading transaction; whatever it changed is dropped.
+        """One reading transaction: all it reads is from one moment, and whatever it changed is dropped.
 
         Raises:
             DatabaseUnavailable: the database does not answer.
@@ -68,14 +73,15 @@ class Database:
 
     @contextmanager
     def _session(self, *, writes: bool) -> Iterator[Session]:
-        try:
-            with (
-                self._engine.connect().execution_options(darkroom_writes=writes) as connection,
-                Session(connection, expire_on_commit=False) as session,
-            ):
-                yield session
-        except (OperationalError, InterfaceError) as error:
-            raise _translated(error) from error
+        options: dict[str, Any] = {"darkroom_writes": writes}
+        if not writes and not self.is_sqlite:
+            options["isolation_level"] = "REPEATABLE READ"  # as SQLite does it anyway
+        with (
+            _converted(),
+            self._engine.connect().execution_options(**options) as connection,
+            Session(connection, expire_on_commit=False) as session,
+        ):
+            yield session
 
     def now(self, session: Session) -> datetime:
         """The time by the database's clock, which all hosts share; on SQLite there is one host."""
@@ -106,14 +112,16 @@ class Database:
         """
         if self.is_sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._engine.connect().execution_options(darkroom_writes=True) as connection:
-                if not self.is_sqlite:
-                    connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+        with _converted(), self._engine.connect().execution_options(darkroom_writes=True) as connection:
+            if self.is_sqlite:
+                with _foreign_keys_off(connection):
+                    command.upgrade(alembic_config(connection), "head")
+                    connection.commit()
+            else:
+                connection.execute(text("SET LOCAL lock_timeout = 0"))  # another's migration may take its time
+                connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
                 command.upgrade(alembic_config(connection), "head")
                 connection.commit()
-        except (OperationalError, InterfaceError) as error:
-            raise _translated(error) from error
 
     def close(self) -> None:
         """Closes every pooled connection."""
@@ -132,13 +140,19 @@ def _head() -> str | None:
     return ScriptDirectory.from_config(alembic_config()).get_current_head()
 
 
-def _sqlite_engine(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_S, "check_same_thread": False})
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=-1,  # a connection is an open file: every thread may have its own
+        connect_args={"timeout": LOCK_S, "check_same_thread": False},
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # BEGIN is ours, below: the driver's own comes too late
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _switch_to_wal(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -149,19 +163,74 @@ def _sqlite_engine(url: str) -> Engine:
     return engine
 
 
-def _postgres_engine(url: str) -> Engine:
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    # Two processes that open a new file at once: SQLite refuses one of them here without waiting for the other.
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+@contextmanager
+def _foreign_keys_off(connection: Connection) -> Iterator[None]:
+    """Lets a migration replace a table that others refer to, which is how SQLite alters one."""
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    driver.execute("PRAGMA foreign_keys=OFF")  # it has no effect once a transaction has begun
+    try:
+        yield
+    finally:
+        connection.rollback()
+        driver.execute("PRAGMA foreign_keys=ON")
+
+
+def _postgres_engine(url: URL) -> Engine:
+    given = url.query.get("options", "")
     return create_engine(
         url,
         pool_pre_ping=True,
-        pool_size=POSTGRES_POOL,
-        max_overflow=POSTGRES_POOL,
-        pool_timeout=10,
-        connect_args={"connect_timeout": 5, "application_name": "darkroom"},
+        pool_size=POOL_SIZE,
+        max_overflow=POSTGRES_OVERFLOW,
+        pool_timeout=POSTGRES_POOL_S,
+        connect_args={
+            "connect_timeout": 5,
+            "application_name": "darkroom",
+            "options": f"{given} -c lock_timeout={LOCK_S}s".lstrip(),
+        },
     )
 
 
-def _translated(error: DBAPIError) -> DatabaseUnavailable | StorageFull:
+@contextmanager
+def _converted() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeoutError as error:
+        raise DatabaseUnavailable(
+            f"no connection to the database came free in {POSTGRES_POOL_S} s; it is slow, or too much is asked of it"
+        ) from error
+    except DBAPIError as error:
+        translated = _translated(error)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _translated(error: DBAPIError) -> DatabaseUnavailable | StorageFull | None:
+    """What a failure of the database means; None where it says that our statement was wrong."""
     cause = str(error.orig)
+    if "no such table" in cause or (isinstance(error, ProgrammingError) and "does not exist" in cause):
+        return DatabaseUnavailable(f"the database's schema is not this release's ({cause}); run `darkroom migrate`")
+    if not (isinstance(error, (OperationalError, InterfaceError)) or type(error) is DatabaseError):
+        return None
     if "disk is full" in cause or "No space left" in cause:
         return StorageFull(f"the database's disk is full: {cause}; free some space, nothing acknowledged was lost")
+    if "readonly database" in cause:
+        return DatabaseUnavailable(f"the database can't be written to: {cause}; check its owner and its disk's mount")
+    if "database is locked" in cause or "lock timeout" in cause:
+        return DatabaseUnavailable(f"the database was busy for {LOCK_S} s: {cause}; try again")
     return DatabaseUnavailable(f"the database does not answer: {cause}")
