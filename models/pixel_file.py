@@ -5,6 +5,7 @@ The array is never whole in memory. Its shape stands in the manifest, which is w
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -43,11 +44,10 @@ class PixelFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with writing(self._final.parent):
-            try:
-                self._file.close()
-            finally:
-                self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what was not finished need not reach the disk
+            self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink()
 
     def append(self, pixels: Pixels) -> None:
         """Writes one image, uint8 [C, H, W]; a grey one is repeated where the file is in colour."""
@@ -77,6 +77,7 @@ class PixelFile:
                     planes = np.frombuffer(block, np.uint8).reshape(-1, 1, plane_bytes)  # [N, 1, H W]
                     self._file.write(np.repeat(planes, 3, axis=1).tobytes())
             finally:
-                grey_file.close()
-                grey.unlink()
+                with suppress(OSError):
+                    grey_file.close()
+                grey.unlink(missing_ok=True)
         self.channels = 3

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,16 @@ def save(pixels: Pixels, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(path)
     return path
+
+
+def png_that_promises(width: int, height: int) -> bytes:
+    """A PNG file of 64 pixels whose header says it has many more."""
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "PNG")
+    data = bytearray(file.getvalue())
+    struct.pack_into(">II", data, 16, width, height)
+    struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
+    return bytes(data)
 
 
 def folder_of_shapes(

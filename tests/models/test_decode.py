@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
-import zlib
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +13,7 @@ from PIL import Image
 
 from models.decode import Colour, Pixels, decode, pillow_guard, read_header
 from models.errors import Refused
+from tests.pictures import png_that_promises
 
 WHITE = (255, 255, 255)
 MAX_PIXELS = 1_000_000
@@ -279,21 +278,13 @@ def test_what_is_no_image_is_refused_with_what_it_is(data: bytes, reason: str) -
         read_header(data, MAX_PIXELS)
 
 
-def huge_png(width: int, height: int) -> bytes:
-    """A PNG whose header alone promises many pixels."""
-    data = bytearray(encoded(Image.new("L", (8, 8))))
-    data[16:24] = struct.pack(">II", width, height)
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    return bytes(data)
-
-
 @pytest.mark.parametrize("side", [2_000, 15_000, 60_000])
 def test_too_many_pixels_are_refused_before_decoding_and_without_a_warning(side: int) -> None:
     with (
         pillow_guard(),
         pytest.raises(Refused, match=rf"too many pixels: {side * side / 1e6:,.1f} million, at most 1 m"),
     ):
-        read_header(huge_png(side, side), MAX_PIXELS)
+        read_header(png_that_promises(side, side), MAX_PIXELS)
 
 
 def test_pixels_above_pillows_own_limit_pass_where_ours_is_higher(monkeypatch: pytest.MonkeyPatch) -> None:
