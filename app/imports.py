@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path, PurePath
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
@@ -33,6 +33,11 @@ SMALLEST_RESOLUTION = min(min(kind.resolutions) for kind in catalog.KINDS.values
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
+def _number(value: Any) -> Any:
+    # A form's fields are text; pydantic reads numbers out of it, but not choices of numbers.
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 class ImportOptions(BaseModel):
     """How pictures become a data set; also the text fields of an upload."""
 
@@ -45,7 +50,7 @@ class ImportOptions(BaseModel):
         le=catalog.MAX_RESOLUTION,
         description="Side of the prepared squares in pixels. Default: chosen by the images' size.",
     )
-    channels: Literal[1, 3] | None = Field(
+    channels: Annotated[Literal[1, 3] | None, BeforeValidator(_number)] = Field(
         None, description="1 for grey, 3 for RGB. Default: grey when every image is."
     )
     background: str = Field(

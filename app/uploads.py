@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -17,6 +17,7 @@ from fastapi import Request
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
+from starlette.requests import ClientDisconnect
 
 from app.errors import InvalidParameter, MalformedRequest, NotAZip, TooLarge
 from store.blobs import Blobs
@@ -58,27 +59,52 @@ async def receive(request: Request, blobs: Blobs, key: str, *, fields: Collectio
         InvalidParameter: a part is missing, twice there, or unknown.
         StorageFull, BlobsUnavailable: from the storage.
     """
+    body = _Body(request)
     try:
         length = int(request.headers.get("content-length", "0"))
         if length > limit_bytes + MAX_OVERHEAD_BYTES:
             raise _too_large(limit_bytes)
         receiver = _Receiver(request.headers.get("content-type", ""), blobs, key, fields, limit_bytes)
         try:
-            block = bytearray()
-            async for chunk in request.stream():
-                block += chunk
-                if len(block) >= BLOCK_BYTES:
-                    await anyio.to_thread.run_sync(receiver.feed, bytes(block))
-                    block.clear()
-            return await anyio.to_thread.run_sync(receiver.finish, bytes(block))
+            while not body.is_read:
+                await anyio.to_thread.run_sync(receiver.feed, await body.block())
+            return await anyio.to_thread.run_sync(receiver.finish)
         except BaseException as error:
             # Also when the client has gone or the service stops: the unfinished blob must be gone as well.
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(receiver.abort, error)
             raise
     except (TooLarge, NotAZip, MalformedRequest, InvalidParameter):
-        await _drain(request)
+        await body.drain()
         raise
+
+
+class _Body:
+    """The request's body as it comes from the socket."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.is_read = False
+
+    async def block(self) -> bytes:
+        """The next megabyte, or what is left. Raises ClientDisconnect."""
+        block = bytearray()
+        while not self.is_read and len(block) < BLOCK_BYTES:
+            message = await self._request.receive()
+            if message["type"] == "http.disconnect":
+                self.is_read = True
+                raise ClientDisconnect("the client hung up in the middle of its upload")
+            block += message.get("body", b"")
+            self.is_read = not message.get("more_body", False)
+        return bytes(block)
+
+    async def drain(self) -> None:
+        """Reads some of what is left: a connection closed with bytes unread is reset, and the answer is lost with it."""
+        seen = 0
+        with anyio.move_on_after(DRAIN_S):
+            while not self.is_read and seen < DRAIN_BYTES:
+                with suppress(ClientDisconnect):
+                    seen += len(await self.block())
 
 
 class _Receiver:
@@ -134,9 +160,8 @@ class _Receiver:
         if self._overhead_bytes > MAX_OVERHEAD_BYTES + BLOCK_BYTES:
             raise TooLarge("the body has too much besides the file", remedy="send the file and short fields only")
 
-    def finish(self, block: bytes) -> Upload:
-        """Takes the last bytes, and makes the blob appear."""
-        self.feed(block)
+    def finish(self) -> Upload:
+        """Makes the blob appear, once every byte was fed."""
         if not self._is_complete:
             raise MalformedRequest("the multipart body ends too early", remedy="send the whole upload again")
         if not self._has_file:
@@ -236,17 +261,6 @@ class _Receiver:
                 parameter=FILE,
                 remedy="put the pictures into a zip; folders in it become classes",
             )
-
-
-async def _drain(request: Request) -> None:
-    # A connection closed with bytes unread is reset, and many a client then loses the answer.
-    seen = 0
-    with anyio.move_on_after(DRAIN_S):
-        while seen < DRAIN_BYTES:
-            message = await request.receive()
-            seen += len(message.get("body", b""))
-            if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                return
 
 
 def _too_large(limit_bytes: int) -> TooLarge:

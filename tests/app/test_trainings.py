@@ -1,0 +1,165 @@
+"""Starting trainings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.trainings import DEFAULT_SECONDS
+from models import catalog
+from store.identifiers import new_id
+from store.queue import Lane
+from store.records import Dataset, DatasetStatus
+from tests.app.conftest import Service, assert_problem
+
+
+def test_a_training_makes_a_model_and_a_queued_job(service: Service) -> None:
+    dataset_id = service.add_dataset()
+    body = {
+        "dataset": dataset_id,
+        "kind": "gan-dcgan",
+        "name": "my pets",
+        "resolution": 32,
+        "options": {"batch_size": 16},
+        "budget": {"images": 5000},
+        "seed": 3,
+    }
+
+    response = service.http.post("/v1/trainings", json=body)
+
+    assert response.status_code == 202, response.text
+    job = response.json()
+    assert response.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert (job["kind"], job["status"], job["dataset"]) == ("train", "queued", dataset_id)
+    assert (job["progress"]["total"], job["progress"]["unit"]) == (5000, "images")
+    options = catalog.parse_options("gan-dcgan", {"batch_size": 16}).model_dump()
+    assert job["request"] == {
+        "kind": "gan-dcgan",
+        "resolution": 32,
+        "options": options,
+        "budget": {"images": 5000},
+        "seed": 3,
+    }
+    assert service.queue.waiting(Lane.TRAIN) == 1
+    model = service.http.get(f"/v1/models/{job['model']}").json()
+    assert (model["name"], model["kind"], model["status"]) == ("my pets", "gan-dcgan", "training")
+    assert (model["resolution"], model["channels"], model["seed"]) == (32, 3, 3)
+    assert (model["dataset"], model["dataset_name"], model["classes"]) == (dataset_id, "pets", ["cat", "dog"])
+    assert model["options"] == options
+    assert (model["can_generate"], model["preview"]) == (False, None)
+
+
+def test_everything_but_the_dataset_has_a_default(service: Service) -> None:
+    job = service.http.post("/v1/trainings", json={"dataset": service.add_dataset()}).json()
+
+    assert job["request"]["budget"] == {"seconds": DEFAULT_SECONDS}
+    assert (job["progress"]["total"], job["progress"]["unit"]) == (DEFAULT_SECONDS, "seconds")
+    assert job["request"]["resolution"] == 64
+    assert 0 <= job["request"]["seed"] < 2**32
+    assert "pets" in service.http.get(f"/v1/models/{job['model']}").json()["name"]
+
+
+@pytest.mark.parametrize(("prepared", "chosen"), [(256, 128), (100, 64), (32, 32)])
+def test_the_default_resolution_is_the_largest_that_fits(service: Service, prepared: int, chosen: int) -> None:
+    job = service.http.post("/v1/trainings", json={"dataset": service.add_dataset(resolution=prepared)}).json()
+    assert job["request"]["resolution"] == chosen
+
+
+@pytest.mark.parametrize(
+    ("classes", "options", "known"),
+    [
+        (("a", "b"), {}, ["a", "b"]),
+        (("a", "b"), {"conditional": False}, None),
+        (None, {}, None),
+    ],
+)
+def test_a_model_knows_the_classes_that_it_learns(
+    service: Service, classes: tuple[str, ...] | None, options: dict[str, Any], known: list[str] | None
+) -> None:
+    body = {"dataset": service.add_dataset(classes=classes), "options": options}
+    job = service.http.post("/v1/trainings", json=body).json()
+    assert service.http.get(f"/v1/models/{job['model']}").json()["classes"] == known
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "parameter", "words"),
+    [
+        ({"kind": "gan-x"}, "unknown_kind", "/kind", "gan-dcgan"),
+        ({"options": {"batch_size": 1}}, "invalid_option", "/options/batch_size", "2 to 1024"),
+        ({"options": {"colour": 1}}, "invalid_option", "/options/colour", "batch_size"),
+        ({"resolution": 48}, "invalid_parameter", "/resolution", "32, 64, 128"),
+        ({"resolution": 128}, "invalid_parameter", "/resolution", "64 px"),
+        ({"budget": {}}, "invalid_parameter", "/budget", "exactly one"),
+        ({"budget": {"images": 1, "seconds": 1}}, "invalid_parameter", "/budget", "exactly one"),
+        ({"budget": {"images": 0}}, "invalid_parameter", "/budget/images", "greater than or equal to 1"),
+        ({"budget": {"seconds": 1e9}}, "invalid_parameter", "/budget/seconds", "less than or equal to"),
+        ({"budget": {"epochs": 1}}, "invalid_parameter", "/budget/epochs", "not permitted"),
+        ({"seed": -1}, "invalid_parameter", "/seed", "(given: -1)"),
+        ({"name": ""}, "invalid_parameter", "/name", "at least 1"),
+        ({"colour": 1}, "invalid_parameter", "/colour", "not permitted"),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_with_the_bounds(
+    service: Service, change: dict[str, Any], code: str, parameter: str, words: str
+) -> None:
+    response = service.http.post("/v1/trainings", json={"dataset": service.add_dataset(), **change})
+
+    assert words in assert_problem(response, 422, code, parameter)["detail"]
+    assert service.http.get("/v1/jobs").json()["data"] == service.http.get("/v1/models").json()["data"] == []
+
+
+def test_a_resolution_above_the_datasets_says_how_to_get_there(service: Service) -> None:
+    body = {"dataset": service.add_dataset(resolution=64), "resolution": 128}
+    problem = assert_problem(service.http.post("/v1/trainings", json=body), 422, "invalid_parameter", "/resolution")
+    assert problem["remedy"].startswith("import the pictures again with resolution 128")
+
+
+def test_labels_can_not_be_learned_where_there_are_none(service: Service) -> None:
+    body = {"dataset": service.add_dataset(classes=None), "options": {"conditional": True}}
+    response = service.http.post("/v1/trainings", json=body)
+    assert_problem(response, 422, "invalid_parameter", "/options/conditional")
+
+
+def test_an_unknown_dataset_is_not_found(service: Service) -> None:
+    response = service.http.post("/v1/trainings", json={"dataset": "ds_nope"})
+    assert_problem(response, 404, "dataset_not_found", "/dataset")
+
+
+@pytest.mark.parametrize("status", [DatasetStatus.IMPORTING, DatasetStatus.FAILED])
+def test_a_dataset_that_is_not_ready_is_a_conflict(service: Service, status: DatasetStatus) -> None:
+    dataset_id = new_id("ds")
+    with service.resources.database.transaction() as session:
+        session.add(Dataset(id=dataset_id, name="raw", status=status))
+
+    problem = assert_problem(
+        service.http.post("/v1/trainings", json={"dataset": dataset_id}), 409, "dataset_not_ready", "/dataset"
+    )
+
+    assert problem["dataset_status"] == status.value
+
+
+def test_the_same_key_gives_the_same_training_even_without_a_seed(service: Service) -> None:
+    dataset_id = service.add_dataset()
+    headers = {"Idempotency-Key": "t1"}
+    first = service.http.post("/v1/trainings", json={"dataset": dataset_id}, headers=headers)
+    second = service.http.post("/v1/trainings", json={"dataset": dataset_id}, headers=headers)
+    third = service.http.post("/v1/trainings", json={"dataset": dataset_id, "seed": 1}, headers=headers)
+
+    assert first.json()["id"] == second.json()["id"]
+    assert first.headers["location"] == second.headers["location"]
+    assert_problem(third, 422, "idempotency_key_reused", "Idempotency-Key")
+    assert len(service.http.get("/v1/models").json()["data"]) == 1
+
+
+def test_a_key_of_another_route_is_another_key(service: Service) -> None:
+    headers = {"Idempotency-Key": "same"}
+    training = service.http.post("/v1/trainings", json={"dataset": service.add_dataset()}, headers=headers)
+    generation = service.http.post("/v1/generations", json={"model": service.add_model()}, headers=headers)
+    assert training.status_code == generation.status_code == 202
+
+
+@pytest.mark.parametrize("key", ["", "k" * 151, "two words"])
+def test_an_unusable_key_is_refused(service: Service, key: str) -> None:
+    response = service.http.post("/v1/trainings", json={"dataset": "ds_1"}, headers={"Idempotency-Key": key})
+    assert_problem(response, 422, "invalid_parameter", "Idempotency-Key")
