@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 DATA ?=
 ARGS ?=
 
-.PHONY: install demo up test check lint format clean help
+.PHONY: install demo up env test check lint format clean help
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -48,3 +48,9 @@ format: $(READY) ## put the code into shape
 clean: ## remove what was built and cached; the data directory stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+env: ## .env with random passwords for docker compose, unless there is one
+	@test -e .env && echo ".env is there already" || { umask 077; \
+		for name in POSTGRES_PASSWORD REDIS_PASSWORD; do \
+			echo "$$name=$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')"; \
+		done >.env; echo "wrote .env"; }
