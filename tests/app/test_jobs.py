@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
+
+import pytest
 
 from store.records import JobKind
 from tests.app.conftest import Service, assert_problem, at_the_same_time, eventually
@@ -114,7 +117,7 @@ def test_a_long_poll_in_vain_answers_as_without_waiting(service: Service) -> Non
     assert again.status_code == 304
 
 
-def test_a_long_poll_ends_although_the_bus_said_nothing(service: Service, monkeypatch: Any) -> None:
+def test_a_long_poll_ends_although_the_bus_said_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.jobs.REREAD_S", 0.05)
     path = f"/v1/jobs/{generate(service)['id']}"
     claim = service.worker.claim(JobKind.SAMPLE)
@@ -128,8 +131,6 @@ def test_a_long_poll_ends_although_the_bus_said_nothing(service: Service, monkey
 
 
 def test_who_hangs_up_no_longer_waits(service: Service) -> None:
-    import socket
-
     job = generate(service)
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:

@@ -1,0 +1,91 @@
+"""Errors in their one shape, also those that nobody foresaw."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from store.database import Database
+from store.errors import DatabaseUnavailable, StorageFull
+from tests.app.conftest import Service, assert_problem, zip_of
+
+
+def test_an_unknown_route_is_not_found(service: Service) -> None:
+    assert "/docs" in assert_problem(service.http.get("/v1/nope"), 404, "route_not_found")["remedy"]
+
+
+def test_a_method_that_is_not_allowed_says_which_are(service: Service) -> None:
+    response = service.http.put("/v1/jobs")
+    assert "GET" in assert_problem(response, 405, "method_not_allowed")["remedy"]
+    assert response.headers["allow"] == "GET"
+
+
+def test_a_body_that_is_no_json_is_malformed(service: Service) -> None:
+    for route in ("/v1/trainings", "/v1/generations"):
+        response = service.http.post(route, content=b"{", headers={"Content-Type": "application/json"})
+        assert_problem(response, 400, "malformed_json")
+
+
+def test_every_wrong_member_is_named_at_once(service: Service) -> None:
+    response = service.http.post("/v1/trainings", json={"seed": -1, "budget": {"images": "many"}})
+    problem = assert_problem(response, 422, "invalid_parameter", "/dataset")
+    assert [error["parameter"] for error in problem["errors"]] == ["/dataset", "/budget/images", "/seed"]
+
+
+def test_a_defect_is_a_500_with_an_id_that_is_in_the_log(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(Database, "snapshot", broken)
+    with caplog.at_level(logging.ERROR):
+        response = service.http.get("/v1/jobs")
+
+    problem = assert_problem(response, 500, "internal_error")
+    assert "secret" not in response.text
+    assert problem["error"]["type"] == "server_error"
+    assert problem["request_id"] in problem["remedy"]
+    (record,) = [record for record in caplog.records if problem["request_id"] in record.getMessage()]
+    assert record.exc_info is not None
+
+
+def test_a_resource_that_is_away_is_a_503_that_says_when_to_try_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise DatabaseUnavailable("the database does not answer")
+
+    monkeypatch.setattr(Database, "snapshot", away)
+    monkeypatch.setattr(Database, "transaction", away)
+    for response in (service.http.get("/v1/jobs"), service.http.post("/v1/generations", json={"model": "m"})):
+        assert_problem(response, 503, "database_unavailable")
+        assert int(response.headers["retry-after"]) > 0
+
+
+def test_a_full_disk_is_a_507_and_leaves_nothing_behind(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageFull("no space is left")
+
+    monkeypatch.setattr(Database, "transaction", full)
+    response = service.http.post("/v1/datasets", files={"file": ("a.zip", zip_of(a=b"b"))})
+    assert_problem(response, 507, "storage_full")
+    assert service.blob_files() == []
+
+
+def test_a_disk_that_fills_up_during_an_upload_is_a_507(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("store.blobs.os.fsync", full)
+    response = service.http.post("/v1/datasets", files={"file": ("a.zip", zip_of(a=b"b"))})
+    assert_problem(response, 507, "storage_full")
+    assert service.blob_files() == []
+
+
+def test_the_root_leads_to_the_docs(service: Service) -> None:
+    response = service.http.get("/", follow_redirects=True)
+    assert response.status_code == 200
+    assert "swagger" in response.text
