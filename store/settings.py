@@ -9,17 +9,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from store.errors import SettingsError
 
 PREFIX = "DARKROOM_"
+DATABASE_URLS = "postgresql+psycopg://user:password@host/name, or nothing for a SQLite file in the data directory"
+SECRET = {"database_url", "redis_url"}  # they hold passwords, and messages are logged
 GIB = 2**30
 
 
 class Settings(BaseSettings):
     """What an operator may change. docs/settings.md lists the same fields; a test keeps the two equal."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     # Where state lives
     data_dir: Path = Field(Path("data"), description="Directory of all state: SQLite file, blobs, Redis file, scratch.")
@@ -106,6 +112,37 @@ class Settings(BaseSettings):
             raise ValueError("write auto, cpu, or a list of CUDA devices such as cuda:0,cuda:1")
         return value
 
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if not value:
+            return value
+        try:
+            url = make_url(value)
+        except ArgumentError as error:
+            raise ValueError(f"this is no URL of a database; write {DATABASE_URLS}") from error
+        backend = url.get_backend_name() if url.drivername != "postgres" else "postgresql"
+        if backend == "postgresql" and "+" not in url.drivername:
+            # What other programs call postgresql://… is what we can speak: our one driver is implied.
+            return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+        if url.drivername not in {"sqlite", "postgresql+psycopg"}:
+            raise ValueError(f"{url.drivername}:// is not supported; write {DATABASE_URLS}")
+        if backend == "sqlite" and url.database in {None, "", ":memory:"}:
+            raise ValueError("a database in memory can't be shared by several processes; name a file")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_redis(cls, value: str) -> str:
+        if not value.startswith(("redis://", "rediss://")):
+            raise ValueError("this is no URL of a Redis; write redis://:password@host:6379/0")
+        return value
+
+    @field_validator("blobs_dir", "import_root", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: object) -> object:
+        return None if value == "" else value  # and not the directory that we happen to run in
+
     @field_validator("data_dir", "blobs_dir", "import_root")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
@@ -166,6 +203,6 @@ def load_settings(**said: Any) -> Settings:
         for problem in error.errors():
             place = ".".join(str(part) for part in problem["loc"])
             message = problem["msg"].removeprefix("Value error, ")
-            given = f" (given: {problem['input']!r})" if place else ""
+            given = f" (given: {problem['input']!r})" if place not in SECRET else ""
             lines.append(f"{PREFIX}{place.upper()}: {message}{given}" if place else message)
         raise SettingsError("These settings can't be used:\n  " + "\n  ".join(lines)) from error
