@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import re
 import shutil
+import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +20,9 @@ from store.errors import BlobNotFound, BlobsUnavailable, StorageFull
 
 KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 SCRATCH = ".incoming"  # no key starts with a dot, so unfinished files are never listed or served
-FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in the quota, or within the limit on files
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+ABANDONED_S = 24 * 3600  # nothing is written to an unfinished file for this long unless its writer is dead
 
 
 class Blobs(Protocol):
@@ -34,7 +39,10 @@ class Blobs(Protocol):
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:
-        """A file to write to; the blob appears when the block ends, and not at all when it raises."""
+        """A file to write to; the blob appears when the block ends, and not at all when it raises.
+
+        What the block raises passes through, but a full disk is a StorageFull here too.
+        """
         yield io.BytesIO()
 
     def get(self, key: str) -> bytes:
@@ -55,7 +63,7 @@ class Blobs(Protocol):
         """Every key at or below the folder `prefix`, sorted."""
 
     def delete(self, prefix: str) -> None:
-        """Deletes the blob at `prefix` and every blob below it; none is no error."""
+        """Deletes the blob at `prefix` and every blob below it, all in one moment; none is no error."""
 
     def fetch(self, prefix: str, cache: Path) -> Path:
         """Local files of a blob or of all blobs below a folder, never to be written to.
@@ -89,54 +97,76 @@ class LocalBlobs:
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:
         target = self._path(key)
-        incoming = self.root / SCRATCH / uuid.uuid4().hex
-        with _converted(key):
-            incoming.parent.mkdir(parents=True, exist_ok=True)
+        incoming = self._incoming()
+        try:
+            with _converted(key, writing=True):
+                incoming.parent.mkdir(parents=True, exist_ok=True)
+                file = incoming.open("xb")
             try:
-                with incoming.open("xb") as file:
+                try:
                     yield file
+                except OSError as error:
+                    if error.errno in FULL:
+                        raise _full(key) from error
+                    raise
+                with _converted(key, writing=True):
                     file.flush()
                     os.fsync(file.fileno())
-                target.parent.mkdir(parents=True, exist_ok=True)
-                incoming.replace(target)
-                _sync_directory(target.parent)
             finally:
-                incoming.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # all was flushed, or the failure is on its way up already
+                    file.close()
+            with _converted(key, writing=True):
+                self._move_in(incoming, target)
+        finally:
+            with contextlib.suppress(OSError):  # what went wrong before says more than a failure to tidy up
+                incoming.unlink()
 
     def get(self, key: str) -> bytes:
-        with self.reader(key) as file:
+        with self.reader(key) as file, _converted(key):
             return file.read()
 
     @contextmanager
     def reader(self, key: str) -> Iterator[BinaryIO]:
-        with _converted(key), self._path(key).open("rb") as file:
+        with _converted(key):
+            file = self._path(key).open("rb")
+        with file:
             yield file
 
     def size(self, key: str) -> int:
         with _converted(key):
-            return self._path(key).stat().st_size
+            status = self._path(key).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BlobNotFound(f"no blob is at {key}")
+        return status.st_size
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        with _converted(key):
+            return self._path(key).is_file()
 
     def keys(self, prefix: str) -> list[str]:
         place = self._path(prefix)
+        found: list[Path] = []
         with _converted(prefix):
-            files = [place] if place.is_file() else (path for path in place.rglob("*") if path.is_file())
-            return sorted(path.relative_to(self.root).as_posix() for path in files)
+            if place.is_file():
+                found.append(place)
+            for folder, _, names in os.walk(place, onerror=_unless_absent):
+                found.extend(Path(folder, name) for name in names)
+        return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def delete(self, prefix: str) -> None:
-        place = self._path(prefix)
+        place, doomed = self._path(prefix), self._incoming()
         with _converted(prefix):
-            if place.is_dir():
-                shutil.rmtree(place)
-            else:
-                place.unlink(missing_ok=True)
+            try:
+                doomed.parent.mkdir(parents=True, exist_ok=True)
+                place.rename(doomed)  # at once, and whoever deletes it too finds nothing
+            except ABSENT:
+                return
+            _remove(doomed)
 
     def fetch(self, prefix: str, cache: Path) -> Path:
         place = self._path(prefix)
-        if not place.exists():
-            raise BlobNotFound(f"no blob is at {prefix}")
+        with _converted(prefix):
+            place.stat()
         return place
 
     def ping(self) -> None:
@@ -147,8 +177,38 @@ class LocalBlobs:
                 f"{self.root} can't be written to; check its owner and whether it is mounted read-only"
             )
 
+    def sweep(self, abandoned_s: float = ABANDONED_S) -> None:
+        """Deletes the unfinished files of writers that were killed.
+
+        Args:
+            abandoned_s: how long nothing was written to them, in seconds.
+        """
+        with _converted("unfinished files"):
+            incoming = self.root / SCRATCH
+            for place in list(incoming.iterdir()) if incoming.is_dir() else []:
+                try:
+                    if time.time() - place.stat().st_mtime > abandoned_s:
+                        _remove(place)
+                except FileNotFoundError:
+                    continue  # finished, or swept by someone else
+
     def _path(self, key: str) -> Path:
         return self.root / _checked(key)
+
+    def _incoming(self) -> Path:
+        return self.root / SCRATCH / uuid.uuid4().hex
+
+    def _move_in(self, incoming: Path, target: Path) -> None:
+        while True:
+            _make_directory(target.parent)
+            try:
+                incoming.replace(target)
+            except FileNotFoundError:
+                if incoming.exists():
+                    continue  # the folder was deleted just now, by whoever deleted what was in it
+                raise
+            _sync_directory(target.parent)
+            return
 
 
 class MemoryBlobs:
@@ -188,11 +248,12 @@ class MemoryBlobs:
 
     def keys(self, prefix: str) -> list[str]:
         folder = _checked(prefix) + "/"
-        return sorted(key for key in self._blobs if key == prefix or key.startswith(folder))
+        # list() takes one step: other threads may write meanwhile.
+        return sorted(key for key in list(self._blobs) if key == prefix or key.startswith(folder))
 
     def delete(self, prefix: str) -> None:
         for key in self.keys(prefix):
-            del self._blobs[key]
+            self._blobs.pop(key, None)
 
     def fetch(self, prefix: str, cache: Path) -> Path:
         keys = self.keys(prefix)
@@ -216,22 +277,49 @@ def _checked(key: str) -> str:
     return key
 
 
+def _make_directory(directory: Path) -> None:
+    # Each new directory is an entry of its parent, which must be on the disk too.
+    missing = [place for place in (directory, *directory.parents) if not place.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for place in reversed(missing):
+        _sync_directory(place.parent)
+
+
 def _sync_directory(directory: Path) -> None:
     # The rename itself lasts through a power cut only once its directory is on the disk.
-    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except FileNotFoundError:
+        return  # deleted already
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
+def _remove(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink()
+
+
+def _unless_absent(error: OSError) -> None:
+    if not isinstance(error, ABSENT):
+        raise error
+
+
+def _full(what: str) -> StorageFull:
+    return StorageFull(f"no space is left to store {what}; free some and try again")
+
+
 @contextmanager
-def _converted(what: str) -> Iterator[None]:
+def _converted(what: str, *, writing: bool = False) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError as error:
-        raise BlobNotFound(f"no blob is at {what}") from error
     except OSError as error:
+        if isinstance(error, ABSENT) and not writing:
+            raise BlobNotFound(f"no blob is at {what}") from error
         if error.errno in FULL:
-            raise StorageFull(f"no space is left to store {what}; free some and try again") from error
+            raise _full(what) from error
         raise BlobsUnavailable(f"{what} can't be reached: {error.strerror}") from error
