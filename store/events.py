@@ -6,7 +6,9 @@ Events are news, not the truth: the job's row is. A lost event costs a watcher a
 from __future__ import annotations
 
 import json
+import re
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +21,13 @@ from redis.retry import Retry
 
 from store.errors import RedisUnavailable
 
-HISTORY_LENGTH = 1000  # events kept for each job
+ANSWER_S = 4  # how long Redis may take to answer
+WATCH_S = 2  # longest uninterrupted look at it, below ANSWER_S
+HISTORY_LENGTH = 1000  # events kept for each job, at least; Redis trims in blocks
 HISTORY_S = 24 * 3600  # and for how long after the last
 NEWS_LENGTH = 10_000  # how far a slow watcher of all jobs may fall behind
 NEWS = "darkroom:news"
+EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}")
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,13 @@ class EventBus(Protocol):
     """What every bus can do. Every method raises RedisUnavailable when the bus does not answer."""
 
     def publish(self, *notices: Notice) -> None:
-        """Keeps the notices, in order, and wakes the watchers."""
+        """Keeps the notices, in order, and wakes the watchers. A connection that breaks may keep them twice."""
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:
-        """The job's events after the event `after`, oldest first; all that are kept when None."""
+        """The job's events after the event `after`, oldest first; all that are kept when None.
+
+        Raises ValueError where `after` has not the form of an event's id.
+        """
 
     @contextmanager
     def watch(self) -> Iterator[Watch]:
@@ -80,10 +88,11 @@ def connect(url: str) -> redis.Redis:
     """
     return redis.Redis.from_url(
         url,
-        socket_timeout=5,
+        socket_timeout=ANSWER_S,
         socket_connect_timeout=2,
         health_check_interval=15,
-        retry=Retry(NoBackoff(), 1),  # once more, for a connection that went stale
+        # Once more for a connection that went stale; not for a Redis that is silent: retries nest, so that would take 20 s.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         decode_responses=True,
         protocol=2,  # the shapes of replies that this file reads
     )
@@ -109,7 +118,7 @@ class RedisBus:
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:
         with _converted():
-            start = f"({after}" if after else "-"
+            start = f"({_checked(after)}" if after is not None else "-"
             rows: Any = self._redis.xrange(_stream(job_id), min=start)
         return [Event(event_id, fields["type"], json.loads(fields["data"])) for event_id, fields in rows]
 
@@ -133,8 +142,15 @@ class _RedisWatch:
         self._last = last
 
     def next(self, timeout_s: float) -> set[str]:
-        # A block of 0 would wait for ever; the socket's own timeout bounds the longest one.
-        block_ms = max(1, min(int(timeout_s * 1000), 4000))
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = deadline - time.monotonic()
+            news = self._look(min(left_s, WATCH_S))
+            if news or left_s <= WATCH_S:
+                return news
+
+    def _look(self, block_s: float) -> set[str]:
+        block_ms = max(1, int(block_s * 1000))  # 0 would wait for ever
         with _converted():
             streams: Any = self._redis.xread({NEWS: self._last}, count=1000, block=block_ms)
         news = set()
@@ -164,8 +180,9 @@ class MemoryBus:
             self._news.notify_all()
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:
+        last = _order(_checked(after)) if after is not None else (0, 0)
         with self._news:
-            return [event for event in self._events[job_id] if after is None or _order(event.id) > _order(after)]
+            return [event for event in self._events.get(job_id, ()) if _order(event.id) > last]
 
     @contextmanager
     def watch(self) -> Iterator[Watch]:
@@ -192,7 +209,13 @@ class _MemoryWatch:
 
 def _order(event_id: str) -> tuple[int, int]:
     milliseconds, _, sequence = event_id.partition("-")
-    return int(milliseconds), int(sequence or 0)
+    return int(milliseconds), int(sequence)
+
+
+def _checked(event_id: str) -> str:
+    if not EVENT_ID.fullmatch(event_id):
+        raise ValueError(f"{event_id!r} is no event's id; they look like 1767614431000-0")
+    return event_id
 
 
 def _stream(job_id: str) -> str:

@@ -54,6 +54,9 @@ class Queue(Protocol):
     def waiting(self, lane: Lane) -> int:
         """How many bells lie unread. Raises RedisUnavailable."""
 
+    def close(self) -> None:
+        """Closes every connection."""
+
 
 class CeleryQueue:
     """Bells as Celery messages in Redis."""
@@ -77,6 +80,10 @@ class CeleryQueue:
             raise RedisUnavailable(f"Redis does not answer: {error}") from error
         return int(length)
 
+    def close(self) -> None:
+        self._redis.close()
+        self._celery.close()
+
 
 class MemoryQueue:
     """The twin of CeleryQueue for tests: bells are counted, and taken by hand."""
@@ -93,6 +100,9 @@ class MemoryQueue:
     def take(self, lane: Lane) -> bool:
         """Takes the bell off the lane, as a worker would; whether there was one."""
         return self._bells.pop(lane, 0) > 0
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 def celery_app(redis_url: str) -> Celery:

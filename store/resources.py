@@ -54,6 +54,7 @@ class Resources:
 
     def close(self) -> None:
         """Closes every connection."""
+        self.queue.close()
         self.bus.close()
         self.database.close()
 
