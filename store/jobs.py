@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select
@@ -109,6 +109,7 @@ def claim(
         .order_by(Job.priority.desc(), Job.turn_at, Job.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        .execution_options(populate_existing=True)
     )
     return [take(job, owner=owner, now=now, lease_s=lease_s) for job in session.scalars(line)]
 
@@ -207,10 +208,11 @@ def succeed(session: Session, claim: Claim, *, now: datetime, result: Mapping[st
     job = hold(session, claim)
     job.result = dict(result)
     job.error_code = job.error_message = job.error_retryable = None
-    job.eta_s = 0.0
     if job.total is not None:
         job.done = job.total
-    return _end(session, job, "succeed", now)
+    _end(session, job, "succeed", now)
+    job.eta_s = 0.0
+    return job
 
 
 def fail(session: Session, claim: Claim, *, now: datetime, code: str, message: str, retryable: bool) -> Job:
@@ -225,9 +227,22 @@ def stop(session: Session, claim: Claim, *, now: datetime, result: Mapping[str, 
     return _end(session, job, "stop", now)
 
 
-def release(session: Session, claim: Claim) -> Job:
-    """Hand the job back, in good order, for another worker to go on with; it costs no attempt. Raises LeaseLost."""
+def release(session: Session, claim: Claim, *, now: datetime | None = None) -> Job:
+    """Hand the job back, in good order, for another worker to go on with; it costs no attempt.
+
+    One whose cancellation was asked for ends here instead: nothing in the line is canceled.
+
+    Args:
+        session: a writing transaction.
+        claim: whose job.
+        now: when it ended, if it does; None: this host's time.
+
+    Raises:
+        LeaseLost: it is no longer this worker's to give.
+    """
     job = hold(session, claim)
+    if job.cancel_requested:
+        return _end(session, job, "stop", now or datetime.now(UTC))
     job.attempts -= 1
     return _put_back(job)
 
@@ -263,7 +278,14 @@ def recover(session: Session, *, now: datetime, max_attempts: int, owner: str | 
         The jobs that changed.
     """
     gone = Job.owner == owner if owner is not None else Job.lease_until < now
-    lost = select(Job).where(Job.status == RUNNING, gone).order_by(Job.id).with_for_update(skip_locked=True)
+    lost = (
+        select(Job)
+        .where(Job.status == RUNNING, gone)
+        .order_by(Job.id)
+        # The dead one's last transaction may still hold a lock for a moment: worth the wait, where nobody comes back.
+        .with_for_update(skip_locked=owner is None)
+        .execution_options(populate_existing=True)
+    )
     jobs = list(session.scalars(lost))
     for job in jobs:
         if job.cancel_requested:
@@ -298,14 +320,16 @@ def _put_back(job: Job) -> Job:
 
 
 def _fail(session: Session, job: Job, now: datetime, code: str, message: str, retryable: bool) -> Job:
-    job.error_code, job.error_message, job.error_retryable = code, message[:2000], retryable
+    job.error_code, job.error_message, job.error_retryable = code, _storable(message)[:2000], retryable
     return _end(session, job, "fail", now)
 
 
 def _end(session: Session, job: Job, step: str, now: datetime) -> Job:
     _step(job, step)
-    job.owner = job.lease_until = job.rate = None
+    job.owner = job.lease_until = job.rate = job.eta_s = None
     job.finished_at = now
+    if job.kind is JobKind.SAMPLE and job.status is CANCELED and job.result is None:
+        job.result = {"images": job.cursor}  # those stay
     # What the job was making must not look unfinished for ever.
     if job.kind is JobKind.IMPORT and job.status is not SUCCEEDED:
         dataset = session.get(Dataset, job.dataset_id)
@@ -316,3 +340,8 @@ def _end(session: Session, job: Job, step: str, now: datetime) -> Job:
         if model is not None:
             model.status = ModelStatus.READY if model.checkpoint is not None else ModelStatus.FAILED
     return job
+
+
+def _storable(text: str) -> str:
+    # A message may quote the name of a hostile file; PostgreSQL keeps no NUL, and no database half of a surrogate pair.
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

@@ -37,19 +37,24 @@ def claim_slices(
 
     Args:
         session: a writing transaction.
-        held: this sampler's claims on jobs that still have images to go; they stand in the line like queued ones.
+        held: this sampler's claims on jobs that still have images to go; they stand in the line like queued ones,
+            unless their cancellation was asked for.
         owner: this sampler.
         now: the database's time.
         lease_s: how long a new claim is good for, in seconds.
         max_images: the batch's size, at least 1.
     """
     mine = {claim.job_id: claim for claim in held}
-    in_line = and_(
-        Job.kind == JobKind.SAMPLE,
-        or_(Job.status == JobStatus.QUEUED, and_(Job.status == RUNNING, Job.owner == owner, Job.id.in_(mine))),
-    )
+    still_mine = and_(Job.status == RUNNING, Job.owner == owner, Job.id.in_(mine), Job.cancel_requested.is_(False))
+    if mine:
+        # Our own heartbeat may be holding these rows: they are waited for, or they would be skipped below.
+        session.execute(select(Job.id).where(still_mine).order_by(Job.id).with_for_update()).all()
+    in_line = and_(Job.kind == JobKind.SAMPLE, or_(Job.status == JobStatus.QUEUED, still_mine))
     order = (Job.priority.desc(), Job.turn_at, Job.id)
-    first = session.execute(select(Job.model_id, Job.checkpoint).where(in_line).order_by(*order).limit(1)).first()
+    # Locked at once: if another sampler is just taking the first in the line, ours is the next, maybe for other weights.
+    first = session.execute(
+        select(Job.model_id, Job.checkpoint).where(in_line).order_by(*order).limit(1).with_for_update(skip_locked=True)
+    ).first()
     if first is None:
         return []
     model_id, checkpoint = first
@@ -59,6 +64,7 @@ def claim_slices(
         .order_by(*order)
         .limit(max_images)  # each job takes at least one place
         .with_for_update(skip_locked=True)
+        .execution_options(populate_existing=True)
     )
     slices: list[Slice] = []
     room = max_images
