@@ -49,6 +49,15 @@ def test_pictures_come_in_the_order_they_were_asked_for_and_differ() -> None:
     assert all(picture.pixels.shape == (3, 32, 32) for picture in pictures)
 
 
+def test_normalisation_uses_what_was_learnt_and_not_the_neighbours() -> None:
+    """Given a network as it comes from training, I expect it in evaluation mode: the probe would otherwise allow only one size."""
+    generator = _generator()
+    assert not any(module.training for module in generator.network.modules())
+    together = generator.synthesize(*latents(generator, [1, 2, 3], [0, 1, 2]))
+    alone = generator.synthesize(*latents(generator, [2], [1]))
+    assert torch.allclose(together[1:2], alone, atol=1e-5)
+
+
 def test_nothing_asked_for_is_nothing_made() -> None:
     assert SAMPLER.sample([]) == []
 

@@ -63,6 +63,24 @@ def test_work_done_by_the_clock_changes_no_bit(prepared: Prepare, configured: Co
     assert _files(busy) == _files(quiet)
 
 
+def test_every_image_is_seen_once_before_any_is_seen_again(
+    prepared: Prepare, configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(prepared(24), configured(), torch.device("cpu"))
+    seen: list[int] = []
+    batch = training.images.batch
+
+    def noted(indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        seen.extend(indices.tolist())
+        return batch(indices)
+
+    monkeypatch.setattr(training.images, "batch", noted)
+    for _ in range(6):
+        training.step()
+    assert sorted(seen[:24]) == sorted(seen[24:]) == list(range(24))
+    assert seen[:24] != seen[24:]
+
+
 def test_ticks_tell_how_far_it_is(prepared: Prepare, configured: Configure, tmp_path: Path) -> None:
     ticks: list[Tick] = []
     config = replace(configured(images=8 * 5), tick_interval_s=0)
