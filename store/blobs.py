@@ -100,7 +100,7 @@ class LocalBlobs:
         incoming = self._incoming()
         try:
             with _converted(key, writing=True):
-                incoming.parent.mkdir(parents=True, exist_ok=True)
+                _make_directory(incoming.parent)
                 file = incoming.open("xb")
             try:
                 try:
@@ -170,7 +170,7 @@ class LocalBlobs:
         return place
 
     def ping(self) -> None:
-        with _converted("the blob directory"):
+        with _converted("the blob directory", writing=True):
             self.root.mkdir(parents=True, exist_ok=True)
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise BlobsUnavailable(
