@@ -103,6 +103,7 @@ def kinds(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
                 for entry in kind["options"]
             ),
             empty="  It has no options.",
+            wrap=True,
         )
 
 

@@ -56,17 +56,30 @@ def print_error(error: Exception) -> None:
         console.print(f"  {escape(error.remedy)}")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """Prints rows under headings, or `empty` where there are none. Cells may hold rich's markup."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str, wrap: bool = False) -> None:
+    """Prints rows under headings, or `empty` where there are none.
+
+    Args:
+        columns: the headings.
+        rows: their cells may hold rich's markup.
+        empty: what to say where there are no rows.
+        wrap: whether a long last column is broken into lines; else lines are as long as they need to be, so that an id
+            can be copied.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=not wrap or column is not columns[-1])
     for row in rows:
         table.add_row(*row)
-    if table.row_count:
-        results().print(table, soft_wrap=False)
-    else:
+    console = results()
+    if not table.row_count:
         notes().print(empty)
+        return
+    if not wrap:
+        console.width = max(
+            console.width, console.measure(table, options=console.options.update(max_width=10_000)).maximum
+        )
+    console.print(table, soft_wrap=False, crop=False)
 
 
 def print_members(members: Iterable[tuple[str, str | None]]) -> None:

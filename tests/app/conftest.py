@@ -26,7 +26,7 @@ from app.news import News
 from store import jobs, slices
 from store.blobs import LocalBlobs
 from store.database import Database
-from store.events import MemoryBus, Notice
+from store.events import EventBus, MemoryBus, Notice
 from store.identifiers import new_id
 from store.jobs import Claim
 from store.queue import Lane, MemoryQueue
@@ -231,8 +231,8 @@ def serving(resources: Resources) -> Iterator[tuple[str, FastAPI, serve.Server]]
 
 
 @contextmanager
-def running(directory: Path, **changes: Any) -> Iterator[Service]:
-    """A service with a fresh data directory, with other settings where they are given."""
+def running(directory: Path, *, bus: EventBus | None = None, **changes: Any) -> Iterator[Service]:
+    """A service with a fresh data directory, with another bus and other settings where they are given."""
     (directory / "imports").mkdir(exist_ok=True)
     values: dict[str, Any] = {
         "data_dir": directory,
@@ -245,7 +245,7 @@ def running(directory: Path, **changes: Any) -> Iterator[Service]:
     database = Database(settings.resolved_database_url)
     database.migrate()
     queue = AudibleQueue()
-    resources = Resources(settings, database, LocalBlobs(settings.resolved_blobs_dir), MemoryBus(), queue)
+    resources = Resources(settings, database, LocalBlobs(settings.resolved_blobs_dir), bus or MemoryBus(), queue)
     with (
         serving(resources) as (url, app, _),
         httpx.Client(base_url=url, timeout=20, trust_env=False) as http,
@@ -261,8 +261,10 @@ def _service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def service(_service: Service) -> Service:
-    """An empty service; the server is shared by all tests."""
+def service(_service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """An empty service; the server is shared by all tests. Only news wakes those who wait, never the clock."""
+    monkeypatch.setattr("app.jobs.REREAD_S", 60.0)
+    monkeypatch.setattr("app.events.REREAD_S", 60.0)
     _service.clear()
     return _service
 

@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +19,7 @@ from tests.app.conftest import MAX_UPLOAD_BYTES, Service, assert_problem, eventu
 ZIP = zip_of(**{"cat/1.png": b"one", "dog/2.png": b"two"})
 
 
-def upload(service: Service, content: bytes = ZIP, *, key: str | None = None, **fields: str) -> httpx.Response:
+def upload(service: Service, content: bytes = ZIP, *, key: str | None = None, **fields: Any) -> httpx.Response:
     headers = {"Idempotency-Key": key} if key is not None else {}
     files = {"file": ("pets.zip", content, "application/zip")}
     return service.http.post("/v1/datasets", files=files, data=fields, headers=headers)
@@ -135,7 +136,7 @@ def test_what_is_no_zip_is_refused(service: Service, content: bytes) -> None:
         ({"name": "n" * 201}, "/name"),
     ],
 )
-def test_a_field_out_of_bounds_is_refused_by_name(service: Service, fields: dict[str, str], parameter: str) -> None:
+def test_a_field_out_of_bounds_is_refused_by_name(service: Service, fields: dict[str, Any], parameter: str) -> None:
     assert_problem(upload(service, **fields), 422, "invalid_parameter", parameter)
     assert_nothing_left(service)
 

@@ -1,0 +1,108 @@
+"""The OpenAPI document is complete, and its examples are true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from app.main import create_app
+from app.pages import Page
+from store.blobs import MemoryBlobs
+from store.database import Database
+from store.events import MemoryBus
+from store.queue import MemoryQueue
+from store.resources import Resources
+from store.settings import Settings
+
+APP = create_app(
+    Resources(Settings(_env_file=None), Database("sqlite:///unused.db"), MemoryBlobs(), MemoryBus(), MemoryQueue())
+)
+DOCUMENT: dict[str, Any] = APP.openapi()
+OPERATIONS = {
+    f"{method.upper()} {path}": operation
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+}
+SCHEMAS = {name: schema for name, schema in DOCUMENT["components"]["schemas"].items() if "enum" not in schema}
+
+
+def models(base: type[BaseModel] = BaseModel) -> Iterator[type[BaseModel]]:
+    for child in base.__subclasses__():
+        if child.__module__.startswith("app.") and child is not Page and "[" not in child.__name__:
+            yield child
+        yield from models(child)
+
+
+def test_the_document_holds_the_whole_contract() -> None:
+    assert set(OPERATIONS) == {
+        "POST /v1/datasets",
+        "GET /v1/datasets",
+        "GET /v1/datasets/{dataset_id}",
+        "DELETE /v1/datasets/{dataset_id}",
+        "GET /v1/kinds",
+        "POST /v1/trainings",
+        "GET /v1/models",
+        "GET /v1/models/{model_id}",
+        "DELETE /v1/models/{model_id}",
+        "GET /v1/models/{model_id}/preview",
+        "POST /v1/generations",
+        "GET /v1/jobs",
+        "GET /v1/jobs/{job_id}",
+        "POST /v1/jobs/{job_id}/cancel",
+        "GET /v1/jobs/{job_id}/events",
+        "GET /v1/images",
+        "GET /v1/images/{image_id}",
+        "GET /v1/images/{image_id}/content",
+        "GET /healthz",
+        "GET /readyz",
+    }
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_route_is_described(name: str) -> None:
+    operation = OPERATIONS[name]
+    assert operation["summary"]
+    assert operation["description"]
+    assert operation["operationId"].replace("_", "").isalpha()
+    assert operation["tags"]
+    assert {tag["name"] for tag in DOCUMENT["tags"]} >= set(operation["tags"])
+    assert "application/problem+json" in operation["responses"]["default"]["content"]
+    for parameter in operation.get("parameters", []):
+        assert parameter.get("description"), parameter["name"]
+
+
+def test_operation_ids_are_unique() -> None:
+    ids = [operation["operationId"] for operation in OPERATIONS.values()]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_model_has_a_description_and_an_example(name: str) -> None:
+    schema = SCHEMAS[name]
+    assert schema["description"]
+    assert schema["examples"]
+    for field, described in schema["properties"].items():
+        assert described.get("description") or "$ref" in described or "allOf" in described, field
+
+
+@pytest.mark.parametrize("model", {model.__name__: model for model in models()}.values())
+def test_every_example_is_a_valid_one(model: type[BaseModel]) -> None:
+    for example in model.model_json_schema()["examples"]:
+        model.model_validate(example)
+
+
+def test_every_reference_leads_somewhere() -> None:
+    def references(node: Any) -> Iterator[str]:
+        if isinstance(node, dict):
+            yield from ([node["$ref"]] if isinstance(node.get("$ref"), str) else [])
+            for child in node.values():
+                yield from references(child)
+        elif isinstance(node, list):
+            for child in node:
+                yield from references(child)
+
+    known = {f"#/components/schemas/{name}" for name in DOCUMENT["components"]["schemas"]}
+    assert set(references(DOCUMENT)) <= known
