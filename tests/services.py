@@ -73,7 +73,19 @@ def running_postgres() -> Iterator[str]:
         if user is not None:
             os.chown(directory, user.pw_uid, user.pw_gid)
         state, port = Path(directory) / "data", local_redis.free_port(local_redis.HOST)
-        initdb = [binaries / "initdb", "-D", state, "-U", "darkroom", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        initdb: list[str | Path] = [
+            binaries / "initdb",
+            "-D",
+            state,
+            "-U",
+            "darkroom",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]
         made = subprocess.run(_as(user, initdb), cwd=directory, capture_output=True, text=True, check=False)
         assert made.returncode == 0, f"initdb failed: {made.stderr}"
         settings = {
@@ -81,7 +93,12 @@ def running_postgres() -> Iterator[str]:
             "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
             "shared_buffers": "16MB", "max_connections": 100, "autovacuum": "off", "timezone": "Asia/Kathmandu",
         }  # fmt: skip
-        server = [binaries / "postgres", "-D", state, *(f"--{name}={value}" for name, value in settings.items())]
+        server: list[str | Path] = [
+            binaries / "postgres",
+            "-D",
+            state,
+            *(f"--{name}={value}" for name, value in settings.items()),
+        ]
         plain = f"postgresql://darkroom@{local_redis.HOST}:{port}/postgres"
 
         def answers() -> bool:
@@ -147,8 +164,18 @@ def _as(user: pwd.struct_passwd | None, argv: Sequence[str | Path]) -> list[str]
         return command
     setpriv = shutil.which("setpriv")
     if setpriv:
-        return [setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--pdeathsig=INT", "--", *command]
+        return [
+            setpriv,
+            f"--reuid={user.pw_uid}",
+            f"--regid={user.pw_gid}",
+            "--clear-groups",
+            "--pdeathsig=INT",
+            "--",
+            *command,
+        ]
     runuser = shutil.which("runuser")
     if runuser:
         return [runuser, "-u", user.pw_name, "--", *command]
-    raise NotInstalled("PostgreSQL can't run as root, and there is neither setpriv nor runuser to start it as another user")
+    raise NotInstalled(
+        "PostgreSQL can't run as root, and there is neither setpriv nor runuser to start it as another user"
+    )
