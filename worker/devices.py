@@ -36,7 +36,9 @@ class Device:
             visible: this process's own CUDA_VISIBLE_DEVICES, which numbers the devices; None when unset.
         """
         if self.index is None:
-            return {"CUDA_VISIBLE_DEVICES": ""}
+            # Threads that wait for each other should sleep, not spin: on cores that others use as well, spinning costs a
+            # training most of its speed (OMP_WAIT_POLICY, OpenMP 5.2, environment variables).
+            return {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE"}
         names = visible.split(",") if visible else None
         return {
             "CUDA_VISIBLE_DEVICES": names[self.index].strip() if names else str(self.index),

@@ -1,0 +1,147 @@
+"""`darkroom up` with real processes: everything comes up, everything goes, on Ctrl-C and on kill -9."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.cli import main
+from app.client import Client
+
+WITHIN_S = 60.0
+
+
+@contextmanager
+def running(data_dir: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`darkroom up` on a free port, ready; with its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "up", "--port", "0", "--data-dir", str(data_dir)],
+        cwd=data_dir.parent,  # away from anybody's .env
+        env={name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
+        | {"DARKROOM_DEVICES": "cpu", "DARKROOM_DRAIN_S": "5", "COLUMNS": "200"}
+        | {f"DARKROOM_{name}": value for name, value in settings.items()},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    too_late = threading.Timer(WITHIN_S, process.kill)
+    too_late.start()
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if "Ctrl-C; nothing is lost" in line:
+                break
+        url = next((line.split()[-1] for line in said if "Darkroom is up at" in line), None)
+        assert url is not None, "".join(said)
+        too_late.cancel()
+        yield process, url
+    finally:
+        too_late.cancel()
+        process.terminate()
+        process.stderr.read()
+        process.wait()
+        process.stderr.close()
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def has_started(processes: list[psutil.Process], words: str) -> bool:
+    return any(words in " ".join(one.cmdline()) for one in processes)
+
+
+def nobody_is_left(processes: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, timeout=WITHIN_S)[1]
+
+
+@pytest.mark.e2e
+def test_up_again_after_a_kill_loses_nothing_and_ctrl_c_ends_every_child(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+
+    # Given a service that answers, with its three parts
+    with running(data_dir) as (process, url):
+        children = family(process)
+        assert has_started(children, "redis-server")
+        assert has_started(children, "app.serve")
+        assert has_started(children, "worker.launch")
+        with Client(url) as client:
+            assert client.datasets() == []
+
+        # When it is killed without a word
+        process.kill()
+
+        # Then nobody is left behind
+        assert nobody_is_left(children)
+
+    # And it starts again on the same directory, which no second one gets
+    with running(data_dir) as (process, url):
+        second = subprocess.run(
+            [sys.executable, "-m", "app.cli", "up", "--port", "0", "--data-dir", str(data_dir)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert second.returncode == 2
+        assert "already runs" in second.stderr
+        assert url in second.stderr
+
+        # When Ctrl-C comes
+        children = family(process)
+        process.send_signal(signal.SIGINT)
+
+        # Then every child has ended, and the command in good order
+        assert process.wait(WITHIN_S) == 0
+        assert nobody_is_left(children)
+
+
+def test_a_data_directory_that_another_holds_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "up.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write('{"pid": 77, "url": "http://127.0.0.1:8000"}')
+        lock.flush()
+
+        with pytest.raises(SystemExit) as ended:
+            main(["up", "--data-dir", str(tmp_path)])
+
+    assert ended.value.code == 2
+    assert "(process 77, http://127.0.0.1:8000)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["up.lock"]
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        with pytest.raises(SystemExit) as ended:
+            main(["up", "--data-dir", str(tmp_path), "--port", str(port)])
+
+    assert ended.value.code == 2
+    assert f"port {port} of 127.0.0.1" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["up.lock"]
+
+
+def test_a_wrong_setting_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DARKROOM_HOST", "0.0.0.0")  # noqa: S104  # the wrong value under test
+
+    with pytest.raises(SystemExit) as ended:
+        main(["up", "--data-dir", str(tmp_path)])
+
+    assert ended.value.code == 2
+    assert "DARKROOM_UNSAFE_BIND" in capsys.readouterr().err
