@@ -150,9 +150,10 @@ def _opaque(image: Image.Image, background: Colour) -> Image.Image:
     if image.has_transparency_data:
         if image.mode == "La":
             image = image.convert("LA")
-        picture = image.convert("RGBA")
-        canvas = Image.new("RGBA", picture.size, (*background, 255))
-        return Image.alpha_composite(canvas, picture).convert("RGB")
+        picture = image if image.mode == "RGBA" else image.convert("RGBA")
+        canvas = Image.new("RGB", picture.size, background)
+        canvas.paste(picture, mask=picture)  # blends by the alpha channel, with fewer copies than alpha_composite
+        return canvas
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
@@ -230,7 +231,7 @@ def _what_it_is(data: bytes) -> str:
 def _damage(error: Exception, data: bytes) -> str:
     """What a failed decoding means to the file's owner."""
     words = str(error)
-    if any(sign in words.lower() for sign in ("truncated", "unexpected end", "eof", "not enough image data")):
+    if any(sign in words.lower() for sign in ("truncated", "eof", "not enough image data")):
         return _TRUNCATED
     if data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data):  # WebP declares its length
         return _TRUNCATED

@@ -303,6 +303,14 @@ def test_limits_of_the_whole_end_the_import_and_leave_what_was_prepared_before(t
     assert names_in(tmp_path / "out") == ["images.u8", "manifest.json"]
 
 
+def test_an_old_manifest_never_stands_beside_new_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(folder_of_shapes(tmp_path / "set", count=8), tmp_path / "out")
+    monkeypatch.setattr(Manifest, "write", failing(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        prepare(folder_of_shapes(tmp_path / "other", count=8, labelled=False), tmp_path / "out")
+    assert "manifest.json" not in names_in(tmp_path / "out")
+
+
 # Progress, stopping, disks
 
 
@@ -337,7 +345,7 @@ def test_an_error_of_the_callers_own_passes_through(tmp_path: Path) -> None:
     assert names_in(tmp_path / "out") == []
 
 
-def failing(function: Callable[..., Any], number: int) -> Callable[..., Any]:
+def failing(number: int) -> Callable[..., Any]:
     def fail(*_arguments: Any, **_options: Any) -> Any:
         raise OSError(number, os.strerror(number))
 
@@ -352,7 +360,7 @@ def test_a_disk_that_fails_is_a_clear_error_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[Exception], words: str
 ) -> None:
     folder = folder_of_shapes(tmp_path / "set")
-    monkeypatch.setattr(os, "fsync", failing(os.fsync, number))
+    monkeypatch.setattr(os, "fsync", failing(number))
     with pytest.raises(expected, match=words):
         prepare(folder, tmp_path / "out")
     assert names_in(tmp_path / "out") == []
