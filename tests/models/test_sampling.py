@@ -50,7 +50,7 @@ def test_pictures_come_in_the_order_they_were_asked_for_and_differ() -> None:
 
 
 def test_normalisation_uses_what_was_learnt_and_not_the_neighbours() -> None:
-    """Given a network as it comes from training, I expect it in evaluation mode: the probe would otherwise allow only one size."""
+    """Given a network as it comes from training, I expect it in evaluation mode."""
     generator = _generator()
     assert not any(module.training for module in generator.network.modules())
     together = generator.synthesize(*latents(generator, [1, 2, 3], [0, 1, 2]))
