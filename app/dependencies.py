@@ -13,6 +13,7 @@ from store.resources import Resources
 
 LONGEST_KEY = 150  # characters; the column also holds the route
 MAX_PAGE = 100
+NO_NULL = r"^[^\x00]*$"  # PostgreSQL keeps every character but this one
 
 
 # These are async, so that none costs a trip to the thread pool.

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from app.dependencies import Attached, IdempotencyKey, NewsOfJobs, PreferredWait
+from app.dependencies import NO_NULL, Attached, IdempotencyKey, NewsOfJobs, PreferredWait
 from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, NotAcceptable
 from app.images import images_of_job, png
-from app.jobs import Job, wait_for
+from app.jobs import Job, read, wait_for
 from app.models import find as find_model
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
 from models import catalog
@@ -34,7 +34,7 @@ router = APIRouter(prefix=ROUTE, tags=["generations"])
 class Generation(BaseModel):
     """Which pictures to make."""
 
-    model: str = Field(description="Id of a model that has weights already.")
+    model: str = Field(pattern=NO_NULL, description="Id of a model that has weights already.")
     n: int = Field(1, ge=1, description="How many.")
     seed: int | None = Field(
         None,
@@ -82,10 +82,9 @@ async def create_generation(
     as_png = _wants_png(accept, body.n)
     longest = resources.settings.max_wait_s
     wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if as_png else 0.0)
-    row = await anyio.to_thread.run_sync(_submit, resources, body, idempotency_key)
-    job = Job.of(row, [])
+    job = await anyio.to_thread.run_sync(_submit, resources, body, idempotency_key)
     if wait_s > 0:
-        job = await wait_for(request, resources, news, row.id, timeout_s=wait_s, until=lambda job: job.has_ended)
+        job = await wait_for(request, resources, news, job.id, timeout_s=wait_s, until=lambda job: job.has_ended)
     response = await anyio.to_thread.run_sync(_answer, resources, job, as_png) if wait_s > 0 else accepted(job)
     if preferred_wait_s is not None:
         response.headers["Preference-Applied"] = f"wait={wait_s:g}"
@@ -93,7 +92,7 @@ async def create_generation(
     return response
 
 
-def _submit(resources: Resources, body: Generation, key: str | None) -> records.Job:
+def _submit(resources: Resources, body: Generation, key: str | None) -> Job:
     most = resources.settings.max_images_per_request
     if body.n > most:
         raise InvalidParameter(
@@ -133,7 +132,8 @@ def _submit(resources: Resources, body: Generation, key: str | None) -> records.
             idempotency=idempotency.columns if idempotency else None,
         )
 
-    return submit(resources, idempotency, create)[0]
+    row, is_new = submit(resources, idempotency, create)
+    return Job.of(row, []) if is_new else read(resources, row.id)
 
 
 def _label_index(model: records.Model, label: int | str | None) -> int | None:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app import uploads
-from app.dependencies import Attached, IdempotencyKey
+from app.dependencies import NO_NULL, Attached, IdempotencyKey
 from app.errors import ImportsDisabled, OutsideImportRoot, SourceNotFound, TooLarge, UnsupportedMedia
 from app.jobs import Job
 from app.middleware import MAX_BODY_BYTES, UPLOAD_PATH
@@ -42,7 +42,11 @@ class ImportOptions(BaseModel):
     """How pictures become a data set; also the text fields of an upload."""
 
     name: str | None = Field(
-        None, min_length=1, max_length=200, description="What to call it. Default: the file's or folder's name."
+        None,
+        min_length=1,
+        max_length=200,
+        pattern=NO_NULL,
+        description="What to call it. Default: the file's or folder's name.",
     )
     resolution: int | None = Field(
         None,
@@ -229,4 +233,4 @@ def _checked(model: type[Checked], values: Any) -> Checked:
 
 def _stem(filename: str) -> str:
     # Browsers send a name, some clients a path; only its last part without its ending is of use, and only as text.
-    return PurePath(filename.replace("\\", "/")).stem[:200].strip()
+    return PurePath(filename.replace("\\", "/")).stem.replace("\0", "")[:200].strip()

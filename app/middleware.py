@@ -83,6 +83,8 @@ class Gate:
                 parameter="Origin",
                 remedy="send writes from a page of this service, or from a program",
             )
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            raise MalformedRequest("the URL holds a null character, which no name or id has", remedy="leave it out")
         length = headers.get("content-length", "0")
         if not length.isdecimal():
             raise MalformedRequest(f"Content-Length is {length!r}, which is no number", parameter="Content-Length")

@@ -22,6 +22,7 @@ from store.errors import StoreError
 log = logging.getLogger(__name__)
 
 LONGEST_ECHO = 100  # characters of a wrong value that are repeated
+LONGEST_DETAIL = 1000
 STATUS_CODES = {404: "route_not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
 
 
@@ -45,14 +46,15 @@ class ProblemResponse(Response):
         content = problem(
             status,
             code,
-            detail,
+            detail if len(detail) <= LONGEST_DETAIL else detail[:LONGEST_DETAIL] + "…",
             instance=scope["path"],
             request_id=scope.get("state", {}).get("request_id", "-"),
             parameter=parameter,
             remedy=remedy,
             more=more,
         )
-        super().__init__(json.dumps(content, ensure_ascii=False).encode(), status, headers)
+        # A lone surrogate that a client sent has no UTF-8, and must not break the answer that complains about it.
+        super().__init__(json.dumps(content, ensure_ascii=False).encode(errors="replace"), status, headers)
 
 
 def respond(scope: Scope, error: Exception) -> ProblemResponse:

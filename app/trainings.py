@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app.datasets import find as find_dataset
-from app.dependencies import Attached, IdempotencyKey
+from app.dependencies import NO_NULL, Attached, IdempotencyKey
 from app.errors import DatasetNotReady, InvalidParameter
 from app.jobs import Job
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
@@ -60,10 +60,14 @@ class Budget(BaseModel):
 class Training(BaseModel):
     """What to train, on what, for how long."""
 
-    dataset: str = Field(description="Id of a data set that is ready.")
+    dataset: str = Field(pattern=NO_NULL, description="Id of a data set that is ready.")
     kind: str = Field(DEFAULT_KIND, description="What to train; GET /v1/kinds lists the kinds.")
     name: str | None = Field(
-        None, min_length=1, max_length=200, description="What to call the model. Default: made of data set and kind."
+        None,
+        min_length=1,
+        max_length=200,
+        pattern=NO_NULL,
+        description="What to call the model. Default: made of data set and kind.",
     )
     resolution: int | None = Field(
         None, description="Side of the squares to make, in pixels. Default: the largest that data set and kind allow."

@@ -157,7 +157,7 @@ class _Receiver:
         except FormParserError as error:
             raise _malformed(error) from error
         self._overhead_bytes += len(block) - (self.upload.size_bytes - before)
-        if self._overhead_bytes > MAX_OVERHEAD_BYTES + BLOCK_BYTES:
+        if self._overhead_bytes > MAX_OVERHEAD_BYTES:
             raise TooLarge("the body has too much besides the file", remedy="send the file and short fields only")
 
     def finish(self) -> Upload:

@@ -208,6 +208,9 @@ def test_a_repeated_wait_finds_the_same_images(service: Service) -> None:
 
     assert first.status_code == second.status_code == 201
     assert first.json() == second.json()
+    without_waiting = {**request, "headers": {"Idempotency-Key": "g1"}}
+    third = service.http.post("/v1/generations", **without_waiting)
+    assert (third.status_code, third.json()) == (202, first.json())
 
 
 def test_the_same_key_at_the_same_time_makes_one_job(service: Service) -> None:

@@ -105,6 +105,15 @@ def test_an_upload_that_grows_too_large_is_refused_on_its_way(service: Service) 
     assert_nothing_left(service)
 
 
+def test_a_body_with_much_besides_the_file_is_refused(service: Service) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.zip"\r\n\r\n' + ZIP + b"\r\n--x--\r\n"
+    response = service.http.post(
+        "/v1/datasets", content=body + bytes(100_000), headers={"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    assert_problem(response, 413, "too_large")
+    assert_nothing_left(service)
+
+
 def test_a_client_that_hangs_up_leaves_nothing_behind(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "BLOCK_BYTES", 1000)
     host, port = service.url.removeprefix("http://").split(":")

@@ -89,3 +89,21 @@ def test_the_root_leads_to_the_docs(service: Service) -> None:
     response = service.http.get("/", follow_redirects=True)
     assert response.status_code == 200
     assert "swagger" in response.text
+
+
+def test_characters_that_no_database_keeps_are_refused(service: Service) -> None:
+    for path in ("/v1/jobs/a%00b", "/v1/jobs?model=a%00b", "/v1/images?after=img_%00"):
+        assert_problem(service.http.get(path), 400, "malformed_request")
+    dataset_id = service.add_dataset()
+    for body, parameter in (
+        (b'{"dataset": "a\\u0000"}', "/dataset"),
+        (b'{"dataset": "%s", "name": "\\u0000"}' % dataset_id.encode(), "/name"),
+        (b'{"dataset": "%s", "name": "\\ud800"}' % dataset_id.encode(), "/name"),
+    ):
+        response = service.http.post("/v1/trainings", content=body, headers={"Content-Type": "application/json"})
+        assert_problem(response, 422, "invalid_parameter", parameter)
+
+
+def test_a_long_wrong_value_is_not_repeated_whole(service: Service) -> None:
+    for body in ({"dataset": "d" * 100_000}, {"dataset": "d", "seed": "s" * 100_000}):
+        assert len(service.http.post("/v1/trainings", json=body).content) < 5_000
