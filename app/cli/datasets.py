@@ -10,7 +10,7 @@ import typer
 from app.cli import output
 from app.cli.archive import archive_of
 from app.cli.options import JsonOption, UrlOption, WatchOption, YesOption
-from app.cli.watching import bar, finish, watch
+from app.cli.watching import Bars, finish, watch
 from app.client import DEFAULT_URL, Client, JsonObject
 
 commands = typer.Typer(no_args_is_help=True, help="Pictures to learn from: import, list, show, delete.")
@@ -119,9 +119,9 @@ def delete(
 
 def upload(client: Client, path: Path, name: str, resolution: int | None) -> JsonObject:
     """Sends a zip or folder with a progress bar, and returns the job that imports it."""
-    with bar(output.notes(), transient=True) as progress:
-        packing = progress.add_task("packing", total=None, details="", visible=path.is_dir())
-        sending = progress.add_task("uploading", total=None, details="", start=False, visible=False)
+    with Bars(output.notes(), transient=True) as progress:
+        packing = progress.add_task("packing", total=None, visible=path.is_dir())
+        sending = progress.add_task("uploading", total=None, start=False, visible=False)
 
         def packed(done: int, total: int) -> None:
             progress.update(packing, completed=done, total=total, details=f"{done:,}/{total:,} files")
@@ -150,7 +150,7 @@ def dataset_of(job: JsonObject) -> str:
 def print_dataset(dataset: JsonObject) -> None:
     """Prints one data set for people."""
     classes = dataset["classes"]
-    counts = ", ".join(f"{entry['name']} {entry['count']:,}" for entry in classes) if classes else "none: unlabelled"
+    counts = ", ".join(f"{entry['name']} ({entry['count']:,})" for entry in classes) if classes else "none: unlabelled"
     resolution, channels = dataset["resolution"], dataset["channels"]
     shape = f"{resolution}x{resolution} {'grey' if channels == 1 else 'RGB'}" if resolution else None
     output.print_members(

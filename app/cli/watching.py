@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 from app.cli import output
 from app.client import DEFAULT_URL, Client, JsonObject
@@ -95,7 +96,7 @@ class _View:
 
     @property
     def details(self) -> str:
-        """Counts, rate, losses and time left, as far as they are known."""
+        """Counts, rate and losses, as far as they are known."""
         unit = self.progress.get("unit") or ""
         of = f"/{output.amount(self.total)}" if self.total else ""
         parts = [f"{output.amount(round(self.done))}{of} {unit}".strip()]
@@ -106,9 +107,13 @@ class _View:
             parts.append(f"{output.amount(rate)} {rate_unit}/s")
         if losses := output.losses(self.metrics):
             parts.append(f"loss {losses}")
-        if self.status == "running" and self.progress.get("eta_s") is not None:
-            parts.append(f"{output.duration(self.progress['eta_s'])} left")
         return "  ".join(parts)
+
+    @property
+    def left(self) -> str:
+        """The time left while it runs, as far as it is known."""
+        eta_s = self.progress.get("eta_s")
+        return f"{output.duration(eta_s)} left" if self.status == "running" and eta_s is not None else ""
 
 
 class _BarView(_View):
@@ -117,7 +122,7 @@ class _BarView(_View):
     def __init__(self, job: JsonObject, progress: Progress) -> None:
         super().__init__(job)
         self._progress = progress
-        self._task: TaskID = progress.add_task("", total=None, details="")
+        self._task: TaskID = progress.add_task("", total=None)
         self._show()
 
     def take(self, kind: str, data: JsonObject) -> None:
@@ -127,7 +132,12 @@ class _BarView(_View):
     def _show(self) -> None:
         done = self.total if self.status == "succeeded" and self.total else self.done
         self._progress.update(
-            self._task, description=self.title, completed=done, total=self.total, details=escape(self.details)
+            self._task,
+            description=self.title,
+            completed=done,
+            total=self.total,
+            left=self.left,
+            details=self.details,
         )
 
 
@@ -143,7 +153,8 @@ class _LineView(_View):
         now = time.monotonic()
         if self.title != self._told or now - self._told_at >= PLAIN_INTERVAL_S:
             self._told_at, self._told = now, self.title
-            self._console.print(f"{self.title}: {escape(self.details)}")
+            left = f"  {self.left}" if self.left else ""
+            self._console.print(f"{self.title}: {escape(self.details)}{left}")
 
 
 @contextmanager
@@ -151,18 +162,29 @@ def _view(console: Console, job: JsonObject) -> Iterator[_View]:
     if not console.is_terminal:
         yield _LineView(job, console)
         return
-    with bar(console) as progress:
+    with Bars(console) as progress:
         yield _BarView(job, progress)
 
 
-def bar(console: Console, **options: Any) -> Progress:
-    """A progress display with room for `details` behind the bar."""
-    return Progress(
-        TextColumn("{task.description:>10}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[details]}"),
-        console=console,
-        **options,
-    )
+class Bars(Progress):
+    """Bars with what each task's `left` says behind them, and its `details` on a line below: both fit into 80 columns."""
+
+    def __init__(self, console: Console, *, transient: bool = False) -> None:
+        columns = [
+            TextColumn("{task.description:>10}"),
+            BarColumn(bar_width=36),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[left]}"),
+        ]
+        super().__init__(*columns, console=console, transient=transient)
+
+    def add_task(self, description: str, *arguments: Any, **fields: Any) -> TaskID:
+        """As rich's own, with nothing to say behind and below."""
+        return super().add_task(description, *arguments, **{"left": "", "details": "", **fields})
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars, each with its line below."""
+        for task in self.tasks:
+            if task.visible:
+                yield self.make_tasks_table([task])
+                yield Text(" " * 11 + task.fields["details"], style="dim", no_wrap=True, overflow="ellipsis")
