@@ -27,7 +27,7 @@ HISTORY_LENGTH = 1000  # events kept for each job, at least; Redis trims in bloc
 HISTORY_S = 24 * 3600  # and for how long after the last
 NEWS_LENGTH = 10_000  # how far a slow watcher of all jobs may fall behind
 NEWS = "darkroom:news"
-EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}")
+EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 
 @dataclass(frozen=True)

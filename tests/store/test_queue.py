@@ -1,0 +1,197 @@
+"""The queue: bells that coalesce, messages that a Celery worker takes, and a Redis that may be away."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from store.errors import RedisUnavailable
+from store.events import connect
+from store.local_redis import HOST, free_port
+from store.queue import CeleryQueue, Lane, MemoryQueue, Queue, celery_app
+
+# Both packages say that they are typed and then export nothing that a strict checker accepts.
+kombu: Any = importlib.import_module("kombu")
+
+
+def take_all(redis_url: str, lane: Lane) -> list[Any]:
+    """Takes every bell off the lane as Celery does it, through kombu, which also acknowledges them."""
+    taken: list[Any] = []
+    with (
+        kombu.Connection(redis_url) as connection,
+        connection.SimpleQueue(lane.queue_name) as messages,
+        contextlib.suppress(messages.Empty),
+    ):
+        while True:
+            message = messages.get_nowait()
+            message.ack()
+            taken.append(message)
+    return taken
+
+
+# The contract
+
+
+def test_a_lane_is_silent_until_somebody_rings(queue: Queue) -> None:
+    assert [queue.waiting(lane) for lane in Lane] == [0, 0, 0]
+
+
+def test_bells_of_one_lane_coalesce_and_lanes_are_apart(queue: Queue) -> None:
+    for _ in range(3):
+        queue.ring(Lane.SAMPLE)
+    queue.ring(Lane.IO)
+
+    assert {lane: queue.waiting(lane) for lane in Lane} == {Lane.SAMPLE: 1, Lane.TRAIN: 0, Lane.IO: 1}
+
+
+def test_once_taken_a_bell_can_be_rung_again(queue: Queue, request: pytest.FixtureRequest) -> None:
+    for _ in range(2):
+        queue.ring(Lane.TRAIN)
+        if isinstance(queue, MemoryQueue):
+            assert queue.take(Lane.TRAIN)
+            assert not queue.take(Lane.TRAIN)
+        else:
+            assert len(take_all(request.getfixturevalue("redis_url"), Lane.TRAIN)) == 1
+        assert queue.waiting(Lane.TRAIN) == 0
+
+
+def test_many_threads_may_ring_at_once(queue: Queue) -> None:
+    failures: list[BaseException] = []
+
+    def ring() -> None:
+        try:
+            for lane in Lane:
+                queue.ring(lane)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=ring) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+    assert all(1 <= queue.waiting(lane) <= 16 for lane in Lane)  # a bell too many is harmless, none would not be
+
+
+# Celery alone
+
+
+@pytest.mark.parametrize("lane", Lane)
+def test_a_bell_on_the_wire_is_a_task_of_the_lane_s_name_without_arguments(redis_url: str, lane: Lane) -> None:
+    queue = CeleryQueue(redis_url)
+    queue.ring(lane)
+    queue.close()
+
+    [message] = take_all(redis_url, lane)
+
+    assert message.headers["task"] == lane.queue_name
+    assert message.content_type == "application/json"
+    args, kwargs, _ = json.loads(message.body)
+    assert (args, kwargs) == ([], {})
+    assert message.headers["ignore_result"] is True
+    assert message.headers["expires"] is message.headers["eta"] is None
+
+
+def test_a_celery_consumer_runs_the_task_that_a_bell_names(redis_url: str) -> None:
+    """Given the worker's own application, I expect the message to name its task and to call it."""
+    queue, app, heard = CeleryQueue(redis_url), celery_app(redis_url), []
+
+    def hear() -> None:
+        heard.append("ding")
+
+    app.task(hear, name=Lane.IO.queue_name, ignore_result=True)
+    queue.ring(Lane.IO)
+
+    [message] = take_all(redis_url, Lane.IO)
+    args, kwargs, _ = message.decode()
+    app.tasks[message.headers["task"]](*args, **kwargs)
+
+    assert heard == ["ding"]
+    queue.close()
+    app.close()
+
+
+def test_a_bell_leaves_nothing_else_in_redis(redis_url: str) -> None:
+    queue = CeleryQueue(redis_url)
+    queue.ring(Lane.IO)
+    queue.close()
+    take_all(redis_url, Lane.IO)
+
+    with connect(redis_url) as client:
+        left = {str(key) for key in client.scan_iter()}
+    assert {key for key in left if not key.startswith("_kombu.binding")} == set()  # no results, nothing unacknowledged
+
+
+def test_a_bell_outlives_the_process_that_rang_it(redis_url: str) -> None:
+    ringer = CeleryQueue(redis_url)
+    ringer.ring(Lane.IO)
+    ringer.close()
+
+    other = CeleryQueue(redis_url)
+    assert other.waiting(Lane.IO) == 1
+    other.close()
+
+
+def test_a_redis_that_is_away_is_unavailable_at_once() -> None:
+    queue = CeleryQueue(f"redis://{HOST}:{free_port(HOST)}/0")
+    started = time.monotonic()
+
+    with pytest.raises(RedisUnavailable):
+        queue.ring(Lane.SAMPLE)
+    with pytest.raises(RedisUnavailable):
+        queue.waiting(Lane.SAMPLE)
+
+    assert time.monotonic() - started < 2
+    queue.close()
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["refusing", "silent"])
+def test_a_redis_that_goes_away_between_looking_and_ringing_does_not_hang(
+    silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery's own publishing would wait and retry for as long as it is let."""
+    with socket.create_server((HOST, 0)) as mute:
+        port = mute.getsockname()[1] if silent else free_port(HOST)
+        queue = CeleryQueue(f"redis://{HOST}:{port}/0")
+        monkeypatch.setattr(queue, "waiting", lambda _lane: 0)
+        started = time.monotonic()
+
+        with pytest.raises(RedisUnavailable, match="no worker was woken"):
+            queue.ring(Lane.SAMPLE)
+
+        assert time.monotonic() - started < 7
+        queue.close()
+
+
+def test_after_a_restart_of_redis_the_same_queue_rings_again(redis_url: str) -> None:
+    queue = CeleryQueue(redis_url)
+    queue.ring(Lane.IO)
+    with connect(redis_url) as client:
+        client.flushall()
+        client.execute_command(
+            "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"
+        )  # as a restart cuts every connection
+
+    queue.ring(Lane.IO)
+
+    assert queue.waiting(Lane.IO) == 1
+    queue.close()
+
+
+def test_the_application_acknowledges_early_and_keeps_no_results() -> None:
+    app = celery_app("redis://localhost/0")
+
+    assert isinstance(app, Celery)
+    assert app.conf.task_acks_late is False
+    assert app.conf.result_backend is None
+    assert app.conf.accept_content == ["json"]

@@ -1,0 +1,306 @@
+"""Slices: who shares a batch, who waits, and that each image is stored exactly once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select
+
+from store import jobs
+from store.database import Database
+from store.jobs import Claim
+from store.records import Image, Job, JobKind, JobStatus
+from store.slices import Slice, claim_slices, commit_slices
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+LEASE_S = 30.0
+
+
+def later(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def submit(database: Database, n: int, *, model: str = "mdl_1", at_s: float = 0, priority: int = 0) -> str:
+    with database.transaction() as session:
+        return jobs.submit(
+            session, JobKind.SAMPLE, {"n": n, "seed": 0, "label": None}, now=later(at_s), total=n,
+            model_id=model.partition("@")[0], checkpoint=f"models/{model}", priority=priority,
+        ).id  # fmt: skip
+
+
+class Sampler:
+    """A sampler without a device: it claims and commits, and its pictures are empty."""
+
+    def __init__(self, database: Database, owner: str = "s1", max_images: int = 8) -> None:
+        self.database, self.owner, self.max_images = database, owner, max_images
+        self.held: dict[str, Claim] = {}
+
+    def claim(self, at_s: float = 0) -> list[Slice]:
+        with self.database.transaction() as session:
+            slices = claim_slices(
+                session, list(self.held.values()), owner=self.owner, now=later(at_s), lease_s=LEASE_S,
+                max_images=self.max_images,
+            )  # fmt: skip
+        self.held.update({part.claim.job_id: part.claim for part in slices})
+        return slices
+
+    def commit(self, slices: Sequence[Slice], at_s: float = 0) -> list[Job]:
+        with self.database.transaction() as session:
+            went_on = commit_slices(
+                session, [(part, pictures(part)) for part in slices], now=later(at_s), images_per_s=4
+            )
+        going = {job.id for job in went_on if job.finished_at is None}
+        for part in slices:
+            if part.claim.job_id not in going:
+                self.held.pop(part.claim.job_id, None)
+        return went_on
+
+
+def pictures(part: Slice) -> list[Image]:
+    job_id = part.claim.job_id
+    return [
+        Image(
+            id=f"img_{part.claim.owner}_{part.claim.fence}_{job_id[-8:]}_{k}"[-40:], job_id=job_id, position=k,
+            model_id="mdl_1", checkpoint="x", seed=k, width=1, height=1, blob="x", size_bytes=1, sha256="x",
+        )
+        for k in range(part.start, part.start + part.count)
+    ]  # fmt: skip
+
+
+def plan(slices: Sequence[Slice]) -> list[tuple[str, int, int]]:
+    return [(part.claim.job_id, part.start, part.count) for part in slices]
+
+
+def look(database: Database, job_id: str) -> Job:
+    with database.snapshot() as session:
+        return session.get_one(Job, job_id)
+
+
+def positions(database: Database, job_id: str) -> list[int]:
+    with database.snapshot() as session:
+        return list(session.scalars(select(Image.position).where(Image.job_id == job_id).order_by(Image.position)))
+
+
+@pytest.fixture
+def sampler(database: Database) -> Sampler:
+    return Sampler(database)
+
+
+def test_with_nothing_queued_there_is_nothing_to_do(sampler: Sampler) -> None:
+    assert sampler.claim() == []
+    assert sampler.commit([]) == []
+
+
+def test_jobs_for_the_same_weights_share_a_batch_and_others_wait(database: Database, sampler: Sampler) -> None:
+    first = submit(database, 2, model="mdl_1@a", at_s=0)
+    other_model = submit(database, 1, model="mdl_2@a", at_s=1)
+    other_weights = submit(database, 1, model="mdl_1@b", at_s=2)
+    rider = submit(database, 3, model="mdl_1@a", at_s=3)
+
+    batch = sampler.claim()
+
+    assert plan(batch) == [(first, 0, 2), (rider, 0, 3)]
+    assert {job.status for job in sampler.commit(batch)} == {JobStatus.SUCCEEDED}
+    assert plan(sampler.claim()) == [(other_model, 0, 1)]
+    assert plan(Sampler(database, "s2").claim()) == [(other_weights, 0, 1)]
+
+
+def test_the_highest_priority_picks_the_weights(database: Database, sampler: Sampler) -> None:
+    submit(database, 1, model="mdl_1@a", at_s=0)
+    urgent = submit(database, 1, model="mdl_2@a", at_s=5, priority=1)
+
+    assert plan(sampler.claim()) == [(urgent, 0, 1)]
+
+
+def test_a_batch_holds_no_more_images_than_it_may(database: Database, sampler: Sampler) -> None:
+    first, second, third = submit(database, 5, at_s=0), submit(database, 5, at_s=1), submit(database, 5, at_s=2)
+
+    assert plan(sampler.claim()) == [(first, 0, 5), (second, 0, 3)]
+    assert look(database, third).status is JobStatus.QUEUED
+
+
+def test_a_big_job_goes_to_the_end_of_the_line_and_small_ones_overtake(database: Database, sampler: Sampler) -> None:
+    big = submit(database, 20, model="mdl_1@a", at_s=0)
+    batch = sampler.claim()
+    assert plan(batch) == [(big, 0, 8)]
+    small = submit(database, 1, model="mdl_2@a", at_s=1)
+
+    [job] = sampler.commit(batch, at_s=2)
+
+    assert (job.status, job.cursor, job.done, job.rate, job.eta_s) == (JobStatus.RUNNING, 8, 8, 4, 3)
+    batch = sampler.claim(3)
+    assert plan(batch) == [(small, 0, 1)]
+    sampler.commit(batch, at_s=4)
+    batch = sampler.claim(5)
+    assert plan(batch) == [(big, 8, 8)]
+    sampler.commit(batch, at_s=6)
+    batch = sampler.claim(7)
+    assert plan(batch) == [(big, 16, 4)]
+    [job] = sampler.commit(batch, at_s=8)
+    assert (job.status, job.result, job.done, job.eta_s) == (JobStatus.SUCCEEDED, {"images": 20}, 20, 0)
+    assert positions(database, big) == list(range(20))
+    assert look(database, big).fence == 1  # one claim for all its slices
+
+
+def test_a_big_job_lets_riders_in_beside_it(database: Database, sampler: Sampler) -> None:
+    big = submit(database, 100)
+    sampler.commit(sampler.claim(), at_s=1)
+    small = submit(database, 2, at_s=2)
+
+    # It stood in the line again before the small one came, so it goes first and leaves no room.
+    batch = sampler.claim(3)
+    assert plan(batch) == [(big, 8, 8)]
+    sampler.commit(batch, at_s=4)
+
+    assert plan(sampler.claim(5)) == [(small, 0, 2), (big, 16, 6)]
+
+
+def test_a_dropped_slice_leaves_the_others_committed(database: Database, sampler: Sampler) -> None:
+    lost, kept = submit(database, 2, at_s=0), submit(database, 2, at_s=1)
+    batch = sampler.claim()
+    with database.transaction() as session:
+        jobs.release(session, batch[0].claim)
+    other = Sampler(database, "s2")
+    theirs = other.claim()
+
+    assert [job.id for job in sampler.commit(batch)] == [kept]
+
+    assert positions(database, lost) == []
+    assert positions(database, kept) == [0, 1]
+    assert [job.id for job in other.commit(theirs)] == [lost]
+    assert positions(database, lost) == [0, 1]
+
+
+def test_a_batch_that_is_committed_twice_is_stored_once(database: Database, sampler: Sampler) -> None:
+    big, small = submit(database, 20, at_s=1), submit(database, 2, at_s=0)
+    batch = sampler.claim()
+    sampler.commit(batch)
+
+    assert sampler.commit(batch) == []
+
+    assert positions(database, small) == [0, 1]
+    assert positions(database, big) == list(range(6))
+    assert look(database, big).cursor == 6
+
+
+def test_a_crash_goes_on_at_the_cursor_and_every_image_is_stored_once(database: Database, sampler: Sampler) -> None:
+    """Given a sampler that dies with a batch half way, and comes back late with it, I expect no image twice."""
+    job_id = submit(database, 12)
+    sampler.commit(sampler.claim())
+    late = sampler.claim()
+    with database.transaction() as session:
+        jobs.recover(session, now=later(31), max_attempts=3)
+    other = Sampler(database, "s2")
+
+    batch = other.claim(31)
+
+    assert plan(batch) == plan(late) == [(job_id, 8, 4)]
+    assert sampler.commit(late) == []
+    assert [job.status for job in other.commit(batch)] == [JobStatus.SUCCEEDED]
+    assert sampler.commit(late) == []
+    assert positions(database, job_id) == list(range(12))
+
+
+def test_a_job_held_by_another_sampler_is_not_touched(database: Database, sampler: Sampler) -> None:
+    submit(database, 100)
+    sampler.claim()
+    other = Sampler(database, "s2")
+    other.held = dict(sampler.held)  # even if it believes that it holds it
+
+    assert other.claim() == []
+
+
+def test_a_claim_from_before_a_loss_is_no_right_to_go_on(database: Database, sampler: Sampler) -> None:
+    submit(database, 100)
+    [part] = sampler.claim()
+    with database.transaction() as session:
+        jobs.release(session, part.claim)
+        jobs.claim(session, [JobKind.SAMPLE], owner="s1", now=NOW, lease_s=LEASE_S)
+
+    assert sampler.claim() == []
+
+
+def test_a_job_whose_cancellation_was_asked_for_gets_no_further_slice(database: Database, sampler: Sampler) -> None:
+    big = submit(database, 100)
+    sampler.commit(sampler.claim(), at_s=1)
+    other = submit(database, 1, at_s=2)
+    with database.transaction() as session:
+        jobs.request_cancel(session, big, now=NOW)
+
+    assert plan(sampler.claim(3)) == [(other, 0, 1)]
+
+
+def test_a_canceled_job_is_never_claimed(database: Database, sampler: Sampler) -> None:
+    job_id = submit(database, 1)
+    with database.transaction() as session:
+        jobs.request_cancel(session, job_id, now=NOW)
+
+    assert sampler.claim() == []
+
+
+def test_other_kinds_of_job_are_none_of_a_sampler_s_business(database: Database, sampler: Sampler) -> None:
+    with database.transaction() as session:
+        jobs.submit(session, JobKind.TRAIN, {}, now=NOW, model_id="mdl_1", checkpoint=None)
+
+    assert sampler.claim() == []
+
+
+def test_two_samplers_at_once_take_different_weights_rather_than_nothing(postgres_url: str) -> None:
+    """Given another sampler in the middle of claiming the first job, I expect the second's weights at once."""
+    database = Database(postgres_url)
+    first, second = submit(database, 1, model="mdl_1@a"), submit(database, 1, model="mdl_2@a", at_s=1)
+
+    with database.transaction() as session:
+        theirs = claim_slices(session, [], owner="s1", now=NOW, lease_s=LEASE_S, max_images=8)
+        ours = Sampler(database, "s2").claim()
+
+    assert plan(theirs) == [(first, 0, 1)]
+    assert plan(ours) == [(second, 0, 1)]
+    database.close()
+
+
+def test_a_heartbeat_that_holds_our_rows_is_waited_for(postgres_url: str) -> None:
+    """Given our own renewal in flight, I expect our job's next slice after it, not an empty batch."""
+    database = Database(postgres_url)
+    sampler = Sampler(database)
+    big = submit(database, 100)
+    sampler.commit(sampler.claim())
+    got: list[Slice] = []
+    with database.transaction() as session:
+        jobs.renew(session, list(sampler.held.values()), now=NOW, lease_s=LEASE_S)
+        claiming = threading.Thread(target=lambda: got.extend(sampler.claim()))
+        claiming.start()
+        claiming.join(0.2)
+        assert claiming.is_alive()
+    claiming.join(10)
+
+    assert plan(got) == [(big, 8, 8)]
+    database.close()
+
+
+def test_samplers_in_many_threads_make_every_image_exactly_once(database: Database) -> None:
+    wanted = {submit(database, n, model=f"mdl_{n % 2}@a", at_s=n): n for n in (1, 3, 7, 9, 12, 20)}
+    failures: list[BaseException] = []
+
+    def serve(owner: str) -> None:
+        sampler = Sampler(database, owner, max_images=4)
+        try:
+            while batch := sampler.claim():
+                sampler.commit(batch)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=serve, args=(f"s{k}",)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+    assert {job_id: positions(database, job_id) for job_id in wanted} == {
+        job_id: list(range(n)) for job_id, n in wanted.items()
+    }
+    assert {look(database, job_id).status for job_id in wanted} == {JobStatus.SUCCEEDED}
