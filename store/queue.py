@@ -20,6 +20,9 @@ from store.events import connect
 from store.records import JobKind
 
 
+BROKER_ANSWER_S = 5  # how long Redis may take to answer Celery
+
+
 class Lane(enum.StrEnum):
     """Where work waits: one queue for each sort of worker."""
 
@@ -125,7 +128,7 @@ def celery_app(redis_url: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "socket_timeout": 5,
+            "socket_timeout": BROKER_ANSWER_S,
             "socket_connect_timeout": 2,
             "health_check_interval": 15,
         },
