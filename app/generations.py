@@ -40,7 +40,7 @@ class Generation(BaseModel):
         None,
         ge=0,
         le=catalog.MAX_SEED,
-        description="Of the first picture; the k-th has seed + k. Default: a random one below 2^32, in the job's `request`.",
+        description="Of the first picture; the k-th has seed + k. Default: a random one, in the job's `request`.",
     )
     label: StrictInt | str | None = Field(
         None, description="A class of the model, by name or by index from 0. Default: any, drawn from the seed."
@@ -101,7 +101,7 @@ def _submit(resources: Resources, body: Generation, key: str | None) -> Job:
             remedy=f"ask several times, or raise {PREFIX}MAX_IMAGES_PER_REQUEST",
             more={"bounds": f"integer from 1 to {most}"},
         )
-    seed = body.seed if body.seed is not None else secrets.randbelow(2**32)
+    seed = body.seed if body.seed is not None else secrets.randbelow(catalog.MAX_SEED + 2 - body.n)
     if seed + body.n - 1 > catalog.MAX_SEED:
         raise InvalidParameter(
             f"seed: the last image would have seed {seed + body.n - 1}, more than {catalog.MAX_SEED}",

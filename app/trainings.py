@@ -113,7 +113,7 @@ def create_training(resources: Attached, body: Training, idempotency_key: Idempo
     """Starts a training. The answer is its job; the job's `model` can generate as soon as it has its first checkpoint."""
     kind = catalog.kind(body.kind)
     options = catalog.parse_options(kind.name, body.options)
-    seed = body.seed if body.seed is not None else secrets.randbelow(2**32)
+    seed = body.seed if body.seed is not None else secrets.randbelow(catalog.MAX_SEED + 1)
     idempotency = Idempotency.of(ROUTE, idempotency_key, body)
 
     def create(session: Session) -> records.Job:

@@ -37,7 +37,7 @@ __all__ = [
 MAX_RESOLUTION = 256  # pixels on a side; also the largest that prepared data is kept at
 MAX_BUDGET_IMAGES = 1_000_000_000
 MAX_BUDGET_S = 30 * 24 * 3600.0  # thirty days
-MAX_SEED = 2**53 - 1  # the largest integer that JSON carries unharmed through a browser
+MAX_SEED = 2**32 - 1  # PyTorch's CPU generator reads no more bits than these: larger seeds would repeat smaller ones
 
 
 class TrainOptions(BaseModel):

@@ -50,7 +50,7 @@ def plan_for(data: Path | None, directory: Path) -> Plan:
     if data is not None:
         return Plan(data, datasets.default_name(data), most_px=64, seconds=180.0, options={"base_channels": 32})
     archive = digits.write_digits(directory / "digits.zip")
-    return Plan(archive, digits.NAME, most_px=32, seconds=100.0, options={"base_channels": 32})
+    return Plan(archive, digits.NAME, most_px=32, seconds=120.0, options={"base_channels": 32})
 
 
 def demo(

@@ -8,7 +8,7 @@ batch apart, each normalised by its own statistics; the generator maximises log 
 What the paper leaves open, or what differs from it:
 - latents are standard normal, as in the authors' released code, where the paper's text says uniform;
 - binary cross-entropy is taken from logits, which is the same number with fewer ways to overflow;
-- 32 and 128 pixels drop or add a layer, with 8 x base_channels at 4x4 in every case (WIDTHS);
+- 32 pixels drop the widest layer; 128 pixels add one, as wide as the widest (WIDTHS);
 - labels, where there are some, enter both networks as in Mirza and Osindero 2014 (arXiv:1411.1784): the generator reads an
   embedding of the class beside the latent, the discriminator one learnt map of the class beside the colour channels. Fakes
   are made for the labels of the real batch.
@@ -29,7 +29,7 @@ from models.catalog import DcganOptions
 from models.objective import Batch, Phase, Shape, frozen
 
 #: Widths from 4x4 up to the last layer before the pixels, in base_channels, by resolution.
-WIDTHS = {32: (8, 4, 2), 64: (8, 4, 2, 1), 128: (8, 8, 4, 2, 1)}
+WIDTHS = {32: (4, 2, 1), 64: (8, 4, 2, 1), 128: (8, 8, 4, 2, 1)}
 LABEL_DIM = 50  # E; the paper on conditional GANs only asks for "an embedding"
 
 

@@ -41,7 +41,7 @@ def test_it_overfits_eight_images(
 ) -> None:
     """Given eight pictures, when trained on them alone, I expect what is developed to come much closer to them."""
     data = prepared(8, classes=classes)
-    options = {"base_channels": 8, "batch_size": 16, "learning_rate": 1e-3, "ema_halflife_images": 200}
+    options = {"base_channels": 16, "batch_size": 16, "learning_rate": 1e-3, "ema_halflife_images": 200}
     training = Training(data, configured(name, options=options), CPU)
     before = _distance(training.sampled(), data)
 

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from models.catalog import MAX_SEED
 from models.errors import UnknownLabel
 from models.generator import Generator, GeneratorCard
 from models.registry import build_generator
 from models.sampling import SampleItem, Sampler, latents
 
-ITEMS = st.builds(SampleItem, seed=st.integers(0, 2**53), label=st.sampled_from([None, 0, 1, 2]))
+ITEMS = st.builds(SampleItem, seed=st.integers(0, MAX_SEED), label=st.sampled_from([None, 0, 1, 2]))
 
 
 def _generator(classes: int = 3, *, base_channels: int = 8) -> Generator:
@@ -131,3 +132,10 @@ def test_a_model_without_classes_takes_and_gives_no_labels() -> None:
 def test_a_label_that_no_class_has_is_refused(label: int) -> None:
     with pytest.raises(UnknownLabel, match="use 0 to 2"):
         SAMPLER.sample([SampleItem(1, label=label)])
+
+
+def test_every_seed_up_to_the_largest_has_a_latent_of_its_own() -> None:
+    generator = _generator()
+    seeds = [0, 1, 2**31, 2**31 + 1, MAX_SEED - 1, MAX_SEED]
+    drawn, _ = latents(generator, seeds, [0] * len(seeds))
+    assert len({tuple(row.tolist()) for row in drawn}) == len(seeds)
