@@ -187,4 +187,4 @@ class Bars(Progress):
         for task in self.tasks:
             if task.visible:
                 yield self.make_tasks_table([task])
-                yield Text(" " * 11 + task.fields["details"], style="dim", no_wrap=True, overflow="ellipsis")
+                yield Text("    " + task.fields["details"], style="dim", no_wrap=True, overflow="ellipsis")
