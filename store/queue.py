@@ -19,7 +19,6 @@ from store.errors import RedisUnavailable
 from store.events import connect
 from store.records import JobKind
 
-
 BROKER_ANSWER_S = 5  # how long Redis may take to answer Celery
 
 

@@ -52,11 +52,11 @@ def test_every_wrong_variable_is_named_with_what_was_given(monkeypatch: pytest.M
     assert "auto, cpu, or cuda:0,cuda:1" in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["DARKROOM_IMPORT_ROOT", "DARKROOM_BLOBS_DIR", "DARKROOM_DATABASE_URL"])
-def test_an_empty_variable_is_as_good_as_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("field", ["import_root", "blobs_dir", "database_url", "port", "devices"])
+def test_an_empty_variable_is_as_good_as_none(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compose files hand on empty ones; an empty import root must not become the current directory."""
     before = load_settings()
-    monkeypatch.setenv(name, "")
+    monkeypatch.setenv(f"DARKROOM_{field.upper()}", "")
 
     assert load_settings() == before
 
