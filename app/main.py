@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRouter
+from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 from starlette.responses import RedirectResponse
 
@@ -83,7 +84,7 @@ def create_app(resources: Resources | None = None) -> FastAPI:
             if resources is None:
                 attached.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # the docs page loads nothing from elsewhere
         title="Darkroom", version=version("darkroom"), description=DESCRIPTION, openapi_tags=TAGS, lifespan=lifespan
     )
     app.add_middleware(Gate, allowed_hosts=settings.allowed_hosts)
