@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     """What an operator may change. docs/settings.md lists the same fields; a test keeps the two equal."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True
+        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
     # Where state lives
