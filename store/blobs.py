@@ -76,6 +76,9 @@ class Blobs(Protocol):
             The file, or the directory with the same layout as the keys. Raises BlobNotFound.
         """
 
+    def sweep(self) -> None:
+        """Removes what killed writers left unfinished; harmless at any time."""
+
     def ping(self) -> None:
         """Returns when the storage can be written to."""
 
@@ -264,6 +267,9 @@ class MemoryBlobs:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self._blobs[key])
         return cache / prefix
+
+    def sweep(self) -> None:
+        """A killed writer leaves nothing in memory."""
 
     def ping(self) -> None:
         """Memory always answers."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import select
@@ -117,7 +118,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
-                preexec_fn=_as_child,  # the supervisor runs on the only thread
+                preexec_fn=functools.partial(_as_child, os.getpid()),  # the supervisor runs on the only thread
             )
         child.started_at = time.monotonic()
         log.info("%s started (pid %d)", child.program.name, child.process.pid)
@@ -173,11 +174,13 @@ class Supervisor:
         self._told(child, code)
 
 
-def _as_child() -> None:
+def _as_child(parent_pid: int) -> None:
     # Ctrl-C reaches the whole group; the mask survives exec, so only the supervisor acts on it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     if sys.platform == "linux":  # a killed parent takes its children along
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent_pid:  # it was killed before we asked
+            os._exit(1)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The reconciler: takes jobs from workers that are gone, and rings for what is queued and forgotten."""
+"""The reconciler: takes jobs from workers that are gone, rings for what is queued and forgotten, sweeps up after writers."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ class Reconciler:
         while True:
             try:
                 reconcile(self._resources)
+                self._resources.blobs.sweep()
             except StoreError as error:
                 log.warning("this round of reconciling was missed: %s", error)
             if self._ended.wait(self._resources.settings.reconcile_s):

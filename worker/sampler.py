@@ -195,9 +195,13 @@ class SliceSampler:
         with database.transaction() as session:
             flags = jobs.cancel_flags(session, held)
             for claim in held:
-                if flags.get(claim.job_id):
-                    result = {"images": session.get_one(Job, claim.job_id).cursor}
+                if not flags.get(claim.job_id):
+                    continue
+                try:
+                    result = {"images": jobs.hold(session, claim).cursor}
                     ended.append(jobs.stop(session, claim, now=database.now(session), result=result))
+                except LeaseLost as lost:
+                    log.warning("%s", lost)
         for claim in held:
             if claim.job_id not in flags or flags[claim.job_id]:
                 heartbeat.drop(claim)
