@@ -304,10 +304,16 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _remove(place: Path) -> None:
-    if place.is_dir():
-        shutil.rmtree(place)
-    else:
-        place.unlink()
+    # Whoever had looked up a path inside before it was renamed may still add to it, or take a folder away from it.
+    while os.path.lexists(place):
+        try:
+            if place.is_dir():
+                shutil.rmtree(place)
+            else:
+                place.unlink()
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENOTEMPTY}:
+                raise
 
 
 def _unless_absent(error: OSError) -> None:
