@@ -203,8 +203,8 @@ class LocalBlobs:
 
     def _move_in(self, incoming: Path, target: Path) -> None:
         while True:
-            _make_directory(target.parent)
             try:
+                _make_directory(target.parent)
                 incoming.replace(target)
             except FileNotFoundError:
                 if incoming.exists():

@@ -163,7 +163,7 @@ def test_many_threads_write_and_list_and_delete_at_once(blobs: Blobs) -> None:
 
     def churn(name: str) -> None:
         try:
-            for number in range(15):
+            for number in range(40):
                 blobs.put(f"folder/{name}/{number}", b"x")
                 blobs.keys("folder")
                 blobs.delete("folder" if number % 5 == 0 else f"folder/{name}")
