@@ -22,6 +22,7 @@ KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 SCRATCH = ".incoming"  # no key starts with a dot, so unfinished files are never listed or served
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in the quota, or within the limit on files
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+RACES = 100  # lost in a row against deletes before a write gives up
 ABANDONED_S = 24 * 3600  # nothing is written to an unfinished file for this long unless its writer is dead
 
 
@@ -202,13 +203,14 @@ class LocalBlobs:
         return self.root / SCRATCH / uuid.uuid4().hex
 
     def _move_in(self, incoming: Path, target: Path) -> None:
-        while True:
+        for tries_left in reversed(range(RACES)):
             try:
                 _make_directory(target.parent)
                 incoming.replace(target)
-            except FileNotFoundError:
-                if incoming.exists():
-                    continue  # the folder was deleted just now, by whoever deleted what was in it
+            except (FileNotFoundError, FileExistsError):
+                # The folder was deleted just now, by whoever deleted what was in it; else it is a real failure.
+                if tries_left and incoming.exists():
+                    continue
                 raise
             _sync_directory(target.parent)
             return
