@@ -200,6 +200,7 @@ def _postgres_engine(url: URL) -> Engine:
         connect_args={
             "connect_timeout": 5,
             "application_name": "darkroom",
+            "client_encoding": "utf8",  # a server set up without an encoding would hand out bytes
             "options": f"{given} -c lock_timeout={LOCK_S}s".lstrip(),
         },
     )

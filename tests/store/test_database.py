@@ -217,6 +217,19 @@ def test_a_server_that_ends_the_session_is_unavailable_once_and_then_answers_aga
     database.close()
 
 
+def test_text_is_text_also_where_the_server_was_set_up_without_an_encoding(empty_postgres_url: str) -> None:
+    with psycopg.connect(empty_postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS bare")
+        connection.execute("CREATE DATABASE bare ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    database = Database(empty_postgres_url.replace("/empty", "/bare"))
+    database.migrate()
+    with database.transaction() as session:
+        session.add(Dataset(id="ds_1", name="Äpfel 🍎"))
+    with database.snapshot() as session:
+        assert session.get_one(Dataset, "ds_1").name == "Äpfel 🍎"
+    database.close()
+
+
 def end_other_sessions(url: str) -> None:
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute(
