@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from app.client import Client, Event
-from tests.app.cli.test_up import family, running
+from tests.running import family, running
 from tests.worker.conftest import zip_of_squares
 
 OPTIONS = {"base_channels": 8, "latent_dim": 16, "batch_size": 16}
