@@ -1,33 +1,29 @@
-"""`python -m models prepare | train | sample`: the library by hand, with no service around it."""
+"""`python -m models prepare | train | sample | evaluate`: the library by hand, with no service around it."""
 
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
 
 from models import checkpoint
 from models.catalog import KINDS, kind, parse_options
 from models.config import TrainingConfig
+from models.console import INTERRUPTED, Device, Json, errors, interruptible, progress, say
 from models.data import PreparedImages
-from models.errors import InvalidOption, ModelsError, NoCheckpoint, Stopped, UnknownLabel
+from models.errors import InvalidOption, NoCheckpoint, UnknownLabel
+from models.evaluation import MEASURES, MOST_GENERATED, Evaluation, evaluate, kept_extractor
 from models.generator import CARD, Generator
 from models.png import encode, grid
 from models.prepare import prepare
 from models.sampling import SampleItem, Sampler
 from models.trainer import Outcome, Tick, train
-
-INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,10 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train a generator on your own pictures and develop new ones, without any service.",
 )
-notes = Console(stderr=True, highlight=False)
-
-Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, nothing else.")]
-Device = Annotated[str, typer.Option(metavar="DEVICE", help="Where to compute: cpu, cuda, cuda:1 …")]
 
 
 @app.command(
@@ -59,14 +51,14 @@ def prepare_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    with _errors(as_json), _interruptible() as interrupted, _progress() as progress:
-        bar = progress.add_task("preparing", total=None, note="")
+    with errors(as_json), interruptible() as interrupted, progress() as shown:
+        bar = shown.add_task("preparing", total=None, note="")
         manifest = prepare(
             source,
             target,
             resolution=resolution,
             channels=channels,
-            on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            on_progress=lambda done, total: shown.update(bar, completed=done, total=total),
             should_stop=interrupted,
         )
     if as_json:
@@ -75,11 +67,11 @@ def prepare_command(
         return
     size, colour = manifest.resolution, "grey" if manifest.channels == 1 else "RGB"
     classes = f" in {len(manifest.classes)} classes" if manifest.classes else ""
-    _say(f"{manifest.count:,} images{classes}, {size}x{size} {colour}, in {target}")
+    say(f"{manifest.count:,} images{classes}, {size}x{size} {colour}, in {target}")
     for refused in manifest.refused[:20]:
-        _say(f"refused {refused.path}: {refused.reason}")
+        say(f"refused {refused.path}: {refused.reason}")
     if len(manifest.refused) > 20:
-        _say(f"… and {len(manifest.refused) - 20:,} more, all named in {target / 'manifest.json'}")
+        say(f"… and {len(manifest.refused) - 20:,} more, all named in {target / 'manifest.json'}")
 
 
 @app.command(
@@ -105,7 +97,7 @@ def train_command(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    with _errors(as_json):
+    with errors(as_json):
         prepared = PreparedImages.open(data)
         config = TrainingConfig(
             kind=kind_name,
@@ -115,13 +107,13 @@ def train_command(
             budget_s=seconds,
             seed=seed,
         )
-        with _interruptible() as interrupted, _progress() as progress:
-            bar = progress.add_task("training", total=1.0, note="")
+        with interruptible() as interrupted, progress() as shown:
+            bar = shown.add_task("training", total=1.0, note="")
 
             def on_tick(tick: Tick) -> None:
                 if as_json:
                     typer.echo(json.dumps({"event": "tick", **asdict(tick)}, default=str))
-                progress.update(bar, completed=tick.fraction, note=_note(tick))
+                shown.update(bar, completed=tick.fraction, note=_note(tick))
 
             outcome = train(prepared, config, run, device=device, on_tick=on_tick, should_stop=interrupted)
     _say_outcome(outcome, run, as_json)
@@ -145,7 +137,7 @@ def sample_command(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    with _errors(as_json):
+    with errors(as_json):
         generator = Generator.load(_model_directory(model), device)
         wanted = None if label is None else _label(label, generator.classes)
         pictures = Sampler(generator).sample([SampleItem(seed + index, wanted) for index in range(count)])
@@ -155,12 +147,84 @@ def sample_command(
         made = [{"seed": picture.seed, "label": picture.label} for picture in pictures]
         typer.echo(json.dumps({"path": str(out), "kind": generator.kind, "classes": generator.classes, "images": made}))
     else:
-        _say(f"{count:,} pictures of {generator.kind} after {generator.images_seen:,} images: {out}")
+        say(f"{count:,} pictures of {generator.kind} after {generator.images_seen:,} images: {out}")
 
 
-def _say(text: str, style: str | None = None) -> None:
-    """Tell people, on standard error: unwrapped, so that a path or a command can be copied, and with brackets as they are."""
-    notes.print(text, style=style, markup=False, soft_wrap=True)
+@app.command(
+    "evaluate",
+    epilog="Example: `python -m models evaluate runs/digits prepared/digits -n 2000`",
+    help="Measure a model by real pictures: how like them, how varied, how much copied. Nothing is downloaded; the first time, "
+    "a small feature extractor learns the data set and is kept beside it.",
+)
+def evaluate_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A run, a checkpoint or an exported model.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="PREPARED_DIR", help="What `prepare` wrote and the model learnt from.")
+    ],
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PREPARED_DIR", help="Pictures that the model has not seen. Default: a fifth of its own data."
+        ),
+    ] = None,
+    count: Annotated[
+        int, typer.Option("-n", metavar="N", min=8, max=MOST_GENERATED, help="Pictures to generate.")
+    ] = 4000,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the first picture; the others count up.")] = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    with errors(as_json), interruptible() as interrupted, progress() as shown:
+        generator = Generator.load(_model_directory(model), device)
+        prepared = PreparedImages.open(data)
+        others = None if against is None else PreparedImages.open(against)
+        learning = shown.add_task("learning the data", total=None, note="", visible=False)
+        measuring = shown.add_task("measuring", total=None, note="")
+        extractor = kept_extractor(
+            data,
+            generator.resolution,
+            device=device,
+            on_progress=lambda done, total: shown.update(learning, completed=done, total=total, visible=True),
+            should_stop=interrupted,
+        )
+        evaluation = evaluate(
+            generator,
+            prepared,
+            extractor,
+            against=others,
+            n=count,
+            seed=seed,
+            on_progress=lambda done, total: shown.update(measuring, completed=done, total=total),
+            should_stop=interrupted,
+        )
+    if as_json:
+        typer.echo(json.dumps(evaluation.to_json()))
+    else:
+        _show(evaluation)
+
+
+def _show(evaluation: Evaluation) -> None:
+    """An evaluation as a table on standard output, and what one should know beside it."""
+    console = Console(highlight=False)
+    wide = console.width >= 120  # else the questions would take more lines than they are worth
+    table = Table("measure", "value", "floor", "better", *(["question"] if wide else []))
+    for name, score in evaluation.scores.items():
+        spread = "" if score.spread is None else f" ± {score.spread:.2g}"
+        measure = MEASURES[name]
+        row = [measure.title, f"{score.value:.4g}{spread}", f"{score.floor:.4g}", measure.better, measure.question]
+        table.add_row(*row[: len(table.columns)])
+    copies = ["copies", f"{evaluation.memorisation.copies:.1%}", "1.0%", "lower", "Do they repeat training pictures?"]
+    table.add_row(*copies[: len(table.columns)])
+    console.print(table)
+    rounds = "" if evaluation.rounds == 1 else f" in each of {evaluation.rounds} rounds"
+    say(
+        f"{evaluation.kind} after {evaluation.images_seen:,} images: N = {evaluation.n:,}{rounds} against "
+        f"{evaluation.n_reference:,} pictures of {evaluation.reference}; floor: as many real ones in their place\n"
+        f"extractor {evaluation.extractor_sha256[:12]} ({evaluation.extractor_lesson}); "
+        f"{evaluation.images_per_s:,.0f} pictures/s generated, {evaluation.elapsed_s:.0f} s in all"
+    )
+    for note in evaluation.notes:
+        say(f"note: {note}")
 
 
 def _say_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:
@@ -168,11 +232,11 @@ def _say_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:
         event = "finished" if outcome.finished else "stopped"
         typer.echo(json.dumps({"event": event, **asdict(outcome)}, default=str))
     elif outcome.finished:
-        _say(f"trained on {outcome.images_seen:,} images in {outcome.elapsed_s:.0f} s")
-        _say(f"preview: {outcome.preview}\nmodel:   {outcome.checkpoint}")
-        _say(f"next:    python -m models sample {run} grid.png")
+        say(f"trained on {outcome.images_seen:,} images in {outcome.elapsed_s:.0f} s")
+        say(f"preview: {outcome.preview}\nmodel:   {outcome.checkpoint}")
+        say(f"next:    python -m models sample {run} grid.png")
     else:
-        _say(
+        say(
             f"stopped after {outcome.images_seen:,} images; nothing is lost ({outcome.checkpoint}).\n"
             "To go on, give the same command again.",
         )
@@ -221,54 +285,6 @@ def _label(text: str, classes: list[str] | None) -> int:
         return int(text)
     raise UnknownLabel(
         f"no class is called {text!r}; " + (f"known: {', '.join(classes)}" if classes else "ask without one")
-    )
-
-
-@contextmanager
-def _errors(as_json: bool) -> Iterator[None]:
-    """Say what went wrong in a sentence, and end with status 1; a bug keeps its traceback."""
-    try:
-        yield
-    except Stopped:
-        _say("stopped; nothing was written")
-        raise typer.Exit(INTERRUPTED) from None
-    except (ModelsError, OSError) as error:
-        if as_json:
-            typer.echo(json.dumps({"event": "error", "error": type(error).__name__, "message": str(error)}))
-        _say(f"error: {error}", style="red")
-        raise typer.Exit(1) from error
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a question to be asked; the second one ends the program at once."""
-    asked = False
-    before: dict[signal.Signals, Any] = {}
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        for which, handler in before.items():
-            signal.signal(which, handler)
-
-    for which in (signal.SIGINT, signal.SIGTERM):
-        before[which] = signal.signal(which, ask)
-    try:
-        yield lambda: asked
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=notes,
-        transient=True,
-        disable=not sys.stderr.isatty(),
     )
 
 

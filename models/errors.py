@@ -20,8 +20,11 @@
     ├── CheckpointError             a checkpoint or a model cannot be loaded
     │   ├── NoCheckpoint            there is none
     │   └── BadCheckpoint           it is torn, damaged or of another training
-    └── SamplingError               pictures that this generator cannot develop
-        └── UnknownLabel            the generator has no class of that number or name
+    ├── SamplingError               pictures that this generator cannot develop
+    │   └── UnknownLabel            the generator has no class of that number or name
+    └── EvaluationError             a model that cannot be measured by this data
+        ├── TooFewImages            fewer than any measure can be taken from
+        └── NotComparable           model and data are of different sizes or colours
 
 Each message names the offending value and what to do about it. This module imports nothing.
 """
@@ -174,3 +177,15 @@ class SamplingError(ModelsError):
 
 class UnknownLabel(SamplingError):
     """The generator has no class of that number or name."""
+
+
+class EvaluationError(ModelsError):
+    """A model cannot be measured by this data."""
+
+
+class TooFewImages(EvaluationError):
+    """There are fewer images than any measure can be taken from."""
+
+
+class NotComparable(EvaluationError):
+    """Model and data, or two data sets, are of different sizes or colours."""

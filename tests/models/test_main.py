@@ -14,7 +14,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from models.__main__ import app
+from models.evaluation import MEASURES
 from tests.models.conftest import pictures
+from tests.pictures import prepared_shapes
 
 TINY = ["--option", "base_channels=4", "--option", "latent_dim=8", "--option", "batch_size=8"]
 
@@ -133,6 +135,36 @@ def test_a_class_that_the_model_does_not_have_is_refused_with_those_it_has(folde
     assert not (tmp_path / "out.png").exists()
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "sample"])
+def test_a_model_is_measured_by_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a model, when evaluated twice, I expect one lesson, equal numbers, and a table that names N and the extractor."""
+    monkeypatch.setattr("models.evaluation.extractor.LESSON_IMAGES", 256)
+    data, run = prepared_shapes(tmp_path, 80, channels=1), tmp_path / "run"
+    _run("train", data, run, "--images", "8", *TINY)
+
+    (first,) = _json(_run("evaluate", run, data, "-n", "12", "--json"))
+    assert (data / "extractor-32.safetensors").exists()
+    (again,) = _json(_run("evaluate", run, data, "-n", "12", "--json"))
+    assert first["scores"] == again["scores"]
+    assert set(first["scores"]) == set(MEASURES)  # type: ignore[call-overload] # JSON
+    assert (first["n"], first["images_seen"]) == (12, 8)
+
+    shown = _run("evaluate", run, data, "-n", "12")
+    assert shown.exit_code == 0
+    assert "FD-domain" in shown.stdout
+    assert "N = 12" in shown.stderr
+    assert str(first["extractor_sha256"])[:12] in shown.stderr
+
+
+def test_what_cannot_be_measured_is_refused_in_a_sentence(folder: Path, tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    _run("prepare", folder, data)
+    _run("train", data, run, "--images", "8", *TINY)
+    refused = _run("evaluate", run, data)
+    assert refused.exit_code == 1
+    assert "12 images are too few" in refused.stderr
+    assert "nowhere" in _run("evaluate", run, tmp_path / "nowhere").stderr
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "sample", "evaluate"])
 def test_help_shows_an_example(command: str) -> None:
     assert f"python -m models {command}" in _run(command, "--help").output

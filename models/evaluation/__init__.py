@@ -1,0 +1,17 @@
+"""How good a generator is, measured offline: nothing is downloaded, every number comes with its floor and its N."""
+
+from models.evaluation.extractor import Extractor, kept_extractor, train_extractor
+from models.evaluation.measuring import MOST_GENERATED, evaluate
+from models.evaluation.report import MEASURES, Evaluation, Measure, Score
+
+__all__ = [
+    "MEASURES",
+    "MOST_GENERATED",
+    "Evaluation",
+    "Extractor",
+    "Measure",
+    "Score",
+    "evaluate",
+    "kept_extractor",
+    "train_extractor",
+]

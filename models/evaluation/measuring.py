@@ -1,0 +1,297 @@
+"""Evaluate a generator: make pictures, look at them with the data set's extractor, compare them with real ones.
+
+Real pictures stand in for generated ones first, in equal numbers: that gives each measure's floor. Where more pictures are
+asked for than there are real ones for that, they are measured in several rounds, so that value and floor have the same N
+and with it the same bias.
+
+Shapes: N images, C channels, H W pixels, F features, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.catalog import MAX_SEED
+from models.data import PreparedImages, TrainingImages
+from models.errors import InvalidOption, NotComparable, Stopped, TooFewImages
+from models.evaluation.extractor import Extractor, fingerprint
+from models.evaluation.frechet import frechet_distance
+from models.evaluation.kernel import kernel_distance
+from models.evaluation.memorisation import memorisation
+from models.evaluation.neighbours import manifold
+from models.evaluation.reading import classifier_accuracy, inception_score
+from models.evaluation.report import MEASURES, Evaluation, Score
+from models.evaluation.similarity import mean_pairwise_similarity
+from models.evaluation.sliced import patch_distance
+from models.evaluation.split import split
+from models.generator import Generator
+from models.manifest import Manifest
+from models.randomness import derived_generator, derived_seed
+from models.sampling import SampleItem, Sampler
+
+LEAST_PART = 8  # images in any set that is measured: the neighbourhoods of density and coverage need more than 5
+MOST_REAL = 10_000  # of any part of the real images; more cost memory and change little
+MOST_GENERATED = 50_000
+FEW = 500  # reference images, below which a Fréchet distance says more about N than about the model
+_MADE_AT_ONCE = 256
+
+OnProgress = Callable[[int, int], None]  # pictures done, pictures in all; each kind of work counts every picture once
+ShouldStop = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A set of pictures, and what the extractor sees in them."""
+
+    images: Tensor  # uint8 [N, C, H, W]
+    features: Tensor  # float64 [N, F]
+    outputs: Tensor  # float32 [N, K]; logits where the extractor learnt labels
+    labels: (
+        Tensor | None
+    )  # int64 [N], by the extractor's classes: of real pictures theirs, of generated those asked for
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def part(self, start: int, size: int) -> Pictures:
+        """`size` pictures from `start` on."""
+        chosen = slice(start, start + size)
+        labels = None if self.labels is None else self.labels[chosen]
+        return Pictures(self.images[chosen], self.features[chosen], self.outputs[chosen], labels)
+
+
+def evaluate(
+    generator: Generator,
+    data: PreparedImages,
+    extractor: Extractor,
+    *,
+    against: PreparedImages | None = None,
+    n: int = 4000,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Evaluation:
+    """Measure a generator by the data that it learnt from.
+
+    Args:
+        generator: the model; it is asked for the classes as often as the data has them.
+        data: what it was trained on.
+        extractor: of that data, at the generator's resolution.
+        against: other pictures of the same sort, which the model has not seen, to compare with; files that are in `data` too
+            are left out. None: the reference part of `data`, which a training on all of it has seen.
+        n: pictures to generate.
+        seed: of the first picture; the others count up.
+        on_progress: called as the work goes on.
+        should_stop: asked every few hundred pictures and before each measure.
+
+    Raises:
+        NotComparable: sizes, colours or extractor do not fit.
+        TooFewImages: there is too little to compare with.
+        InvalidOption: n or seed are out of bounds.
+        Stopped: should_stop() said so.
+    """
+    _check(generator, data, extractor, against, n, seed)
+    started = time.monotonic()
+    parts = split(data.manifest)
+    study, control = parts.study[:MOST_REAL], parts.control[: min(n, MOST_REAL)]
+    compared, reference = (data, parts.reference) if against is None else (against, _unseen(against, data))
+    reference = reference[:MOST_REAL]
+    for name, part in (("study", study), ("control", control), ("reference", reference)):
+        if len(part) < LEAST_PART:
+            raise TooFewImages(
+                f"only {len(part)} real images are left for the {name} part, at least {LEAST_PART} are needed; "
+                "import more images"
+            )
+    size = min(n, len(control))
+    rounds = n // size
+    total = len(study) + len(reference) + 2 * len(control) + 3 * n
+    progress = _Progress(total, on_progress, should_stop)
+
+    loaded = data.load(generator.resolution)
+    theirs = _real(loaded if against is None else against.load(generator.resolution), reference, extractor, progress)
+    floor_pictures = _real(loaded, control, extractor, progress)
+    study_features = _real(loaded, study, extractor, progress).features
+    asked, of_class = _asked(generator, data.manifest, n, seed)
+    made_at = time.monotonic()
+    images = _generate(generator, asked, n, seed, progress)
+    images_per_s = n / (time.monotonic() - made_at)
+    features, outputs = extractor.read(images, should_stop=progress.stopping)
+    progress.advance(n)
+    generated = Pictures(images, features, outputs, of_class)
+
+    paired = of_class is not None and floor_pictures.labels is not None  # compare pairs within classes, on both sides
+    readable = extractor.card.classes is not None
+    floors: dict[str, float] = {}
+    for name, value, weight in _measured(floor_pictures, theirs, paired, readable, derived_seed(seed, "floor")):
+        progress.advance(round(weight * len(control)))
+        floors[name] = value
+    values: dict[str, list[float]] = {name: [] for name in floors}
+    for number in range(rounds):
+        measured = _measured(
+            generated.part(number * size, size), theirs, paired, readable, derived_seed(seed, "round", number)
+        )
+        for name, value, weight in measured:
+            progress.advance(round(weight * size))
+            values[name].append(value)
+    copies = memorisation(features, study_features, theirs.features, held_out_unseen=against is not None)
+    progress.finish()
+    return Evaluation(
+        kind=generator.kind,
+        images_seen=generator.images_seen,
+        resolution=generator.resolution,
+        channels=generator.channels,
+        seed=seed,
+        n=size,
+        rounds=rounds,
+        n_reference=len(theirs),
+        reference=compared.manifest.source_name,
+        extractor_sha256=extractor.sha256,
+        extractor_lesson=extractor.card.lesson,
+        scores={name: _score(values[name], floors[name]) for name in MEASURES if _finite(values, floors, name)},
+        memorisation=copies,
+        notes=tuple(_notes(len(theirs), against is None, generator, of_class, readable)),
+        images_per_s=images_per_s,
+        elapsed_s=time.monotonic() - started,
+    )
+
+
+def _measured(
+    pictures: Pictures, reference: Pictures, paired: bool, readable: bool, seed: int
+) -> Iterator[tuple[str, float, float]]:
+    """Each measure's name and value, and what share of the work it was."""
+    yield "fd_domain", frechet_distance(pictures.features, reference.features), 0.05
+    random = derived_generator(seed, "subsets")
+    yield "kid", kernel_distance(pictures.features, reference.features, random=random)[0], 0.25
+    yield "swd", patch_distance(pictures.images, reference.images, seed=seed), 0.4
+    lie = manifold(reference.features, pictures.features)
+    yield "precision", lie.precision, 0.2
+    yield "recall", lie.recall, 0.0
+    yield "density", lie.density, 0.0
+    yield "coverage", lie.coverage, 0.0
+    labels = pictures.labels if paired else None
+    pairs = mean_pairwise_similarity(pictures.images, labels, random=derived_generator(seed, "pairs"))
+    yield "ms_ssim", pairs, 0.1
+    if readable:
+        yield "is_domain", inception_score(pictures.outputs), 0.0
+        if paired and pictures.labels is not None:
+            yield "classifier_accuracy", classifier_accuracy(pictures.outputs, pictures.labels), 0.0
+
+
+def _real(loaded: TrainingImages, chosen: Tensor, extractor: Extractor, progress: _Progress) -> Pictures:
+    """Some of a data set's pictures, seen by the extractor."""
+    images = loaded.pixels[chosen]
+    features, outputs = extractor.read(images, should_stop=progress.stopping)
+    progress.advance(len(chosen))
+    return Pictures(images, features, outputs, None if loaded.labels is None else loaded.labels[chosen])
+
+
+def _generate(generator: Generator, labels: Tensor | None, n: int, seed: int, progress: _Progress) -> Tensor:
+    """The pictures of seeds from `seed` on, uint8 [N, C, H, W]: those that a user would get for them."""
+    sampler = Sampler(generator)
+    items = [SampleItem(seed + index, None if labels is None else int(labels[index])) for index in range(n)]
+    made: list[Tensor] = []
+    for start in range(0, n, _MADE_AT_ONCE):
+        part = sampler.sample(items[start : start + _MADE_AT_ONCE])
+        made.extend(torch.from_numpy(picture.pixels) for picture in part)
+        progress.advance(len(part))
+    return torch.stack(made)
+
+
+def _asked(generator: Generator, manifest: Manifest, n: int, seed: int) -> tuple[Tensor | None, Tensor | None]:
+    """The labels to ask for, as often as the data has them and well mixed: by the generator's classes, and by the data's.
+
+    None and None where the generator takes no labels, or others than the data has.
+    """
+    ours, theirs = generator.classes, manifest.classes
+    if ours is None or theirs is None or manifest.class_counts is None or not set(theirs) <= set(ours):
+        return None, None
+    shares = torch.tensor(manifest.class_counts, dtype=torch.float64).cumsum(0) / sum(manifest.class_counts)
+    of_data = torch.searchsorted(shares, (torch.arange(n, dtype=torch.float64) + 0.5) / n)
+    of_data = of_data[torch.randperm(n, generator=derived_generator(seed, "labels"))]
+    return torch.tensor([ours.index(name) for name in theirs])[of_data], of_data
+
+
+def _unseen(against: PreparedImages, data: PreparedImages) -> Tensor:
+    """The indices of those images of `against` whose files are not in `data`, in the order of their hashes."""
+    seen = {image.sha256 for image in data.manifest.images}
+    hashes = [image.sha256 for image in against.manifest.images]
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)
+    return torch.tensor([index for index in order if hashes[index] not in seen], dtype=torch.int64)
+
+
+def _check(
+    generator: Generator, data: PreparedImages, extractor: Extractor, against: PreparedImages | None, n: int, seed: int
+) -> None:
+    if not LEAST_PART <= n <= MOST_GENERATED:
+        raise InvalidOption("n", f"got {n}", f"integer from {LEAST_PART} to {MOST_GENERATED}")
+    if not 0 <= seed <= MAX_SEED + 1 - n:
+        raise InvalidOption("seed", f"got {seed}", f"integer from 0 to {MAX_SEED + 1 - n}")
+    for other in (data, against):
+        if other is None:
+            continue
+        made, real = other.manifest.resolution, other.manifest.channels
+        if generator.channels != real or generator.resolution > made:
+            raise NotComparable(
+                f"the model makes pictures of {generator.resolution} px and {generator.channels} channels, "
+                f"{other.manifest.source_name} was prepared at {made} px and {real}; "
+                "prepare it with the model's resolution and channels"
+            )
+    if extractor.card.data != fingerprint(data.manifest) or extractor.card.resolution != generator.resolution:
+        raise NotComparable("this extractor is of another data set or resolution; train one on this data")
+
+
+def _score(values: list[float], floor: float) -> Score:
+    return Score(statistics.fmean(values), floor, statistics.stdev(values) if len(values) > 1 else None)
+
+
+def _finite(values: dict[str, list[float]], floors: dict[str, float], name: str) -> bool:
+    """Whether a measure was taken, and could be."""
+    return name in floors and bool(values[name]) and all(map(math.isfinite, [*values[name], floors[name]]))
+
+
+def _notes(
+    n_reference: int, seen: bool, generator: Generator, of_class: Tensor | None, readable: bool
+) -> Iterator[str]:
+    if n_reference < FEW:
+        yield f"Only {n_reference} reference images: FD-domain is rough and its floor is high; trust KID more."
+    if seen:
+        yield (
+            "A training on the whole data set has seen the reference images too; "
+            "pictures that it has not seen tell more about copying."
+        )
+    if generator.classes is not None and of_class is None:
+        yield "The model's classes are not the data's: labels were drawn at random and their accuracy was not measured."
+    if not readable:
+        yield "There were no labels, or too few images for each: the extractor learnt to tell pictures apart."
+
+
+class _Progress:
+    """Counts pictures, tells how far the work is, and ends it when asked to."""
+
+    def __init__(self, total: int, on_progress: OnProgress | None, should_stop: ShouldStop | None) -> None:
+        self.total, self.done = total, 0
+        self._on_progress, self.stopping = on_progress, should_stop
+
+    def advance(self, pictures: int) -> None:
+        """Count pictures.
+
+        Raises:
+            Stopped: should_stop() said so.
+        """
+        self.done = min(self.total, self.done + pictures)
+        if self._on_progress is not None:
+            self._on_progress(self.done, self.total)
+        if self.stopping is not None and self.stopping():
+            raise Stopped("stopped while measuring; nothing was kept")
+
+    def finish(self) -> None:
+        """All is done, however the shares were rounded."""
+        if self._on_progress is not None:
+            self._on_progress(self.total, self.total)
