@@ -136,7 +136,9 @@ class _Publisher:
         with run.resources.database.transaction() as session:
             jobs.hold(session, claim)
             model = session.get_one(Model, claim.model_id, with_for_update=True)
-            model.preview = key
+            before, model.preview = model.preview, key
+        for old in set(run.resources.blobs.keys(f"models/{claim.model_id}/previews")) - {key, before}:
+            run.resources.blobs.delete(old)  # the one before stays: somebody may be fetching it
         url = f"/v1/models/{claim.model_id}/preview"
         run.resources.tell(
             Notice(claim.job_id, "preview", {"model": claim.model_id, "images_seen": images_seen, "url": url})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -58,6 +59,18 @@ def test_a_training_ends_with_a_model_that_can_generate(station: Station, desk: 
     generator = Generator.load(desk.resources.blobs.fetch(model.checkpoint, desk.resources.settings.scratch_dir))
     assert generator.images_seen == 64
     assert {"metrics", "preview", "progress", "done"} <= set(desk.events(job_id))
+
+
+def test_of_the_previews_only_the_newest_two_are_kept(station: Station, desk: Desk) -> None:
+    settings = station.resources.settings.model_copy(update={"preview_interval_s": 0.01})
+    often = Station(station.owner, dataclasses.replace(station.resources, settings=settings), station.heartbeat)
+    desk.dataset()
+    job_id = desk.train_job(images=200)
+    run_queued(often, Lane.TRAIN, train_model)
+    assert desk.events(job_id).count("preview") > 2
+    kept = desk.resources.blobs.keys("models/mdl_new/previews")
+    assert len(kept) == 2
+    assert kept[-1] == model_of(desk).preview
 
 
 def test_old_checkpoints_are_dropped_unless_a_queued_sample_is_pinned_to_them(
