@@ -29,6 +29,7 @@ __all__ = [
     "Kind",
     "TrainOptions",
     "UnknownKind",
+    "VaeSigmaOptions",
     "describe",
     "kind",
     "parse_options",
@@ -75,6 +76,31 @@ class DcganOptions(TrainOptions):
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's decay of the mean gradient; the other one is 0.999.")
 
 
+class VaeSigmaOptions(TrainOptions):
+    """Options of `vae-sigma`."""
+
+    latent_dim: int = Field(64, ge=1, le=512, description="Numbers in the latent that one picture is developed from.")
+    base_channels: int = Field(
+        32,
+        ge=4,
+        le=256,
+        description="Width of both networks; twice as much learns finer detail at a third of the speed.",
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=0.1, description="Adam's step size.")
+    kl_warmup_images: int = Field(
+        10_000,
+        ge=0,
+        le=100_000_000,
+        description="Images over which the weight of the KL divergence rises from 0 to 1. 0: full weight at once.",
+    )
+    free_nats: float = Field(
+        0.05,
+        ge=0,
+        le=10,
+        description="Free bits: the KL divergence below which no number of the latent is pushed, in nats. 0: none are free.",
+    )
+
+
 @dataclass(frozen=True)
 class Kind:
     """One way to train a generator."""
@@ -111,6 +137,15 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "Generative Adversarial Networks, arXiv:1511.06434",
                 options=DcganOptions,
                 resolutions=(32, 64, 128),
+            ),
+            Kind(
+                name="vae-sigma",
+                title="Sigma-VAE",
+                summary="A variational autoencoder that balances itself: steady, covers all of the data, a little soft.",
+                source="Rybkin, Daniilidis and Levine 2021, Simple and Effective VAE Training with Calibrated Decoders, "
+                "arXiv:2006.13202; latents from a mixture, Ghosh et al. 2020, arXiv:1903.12436",
+                options=VaeSigmaOptions,
+                resolutions=(32, 64, 96, 128),
             ),
         )
     }

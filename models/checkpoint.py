@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from models.errors import BadCheckpoint
 from models.generator import CARD, WEIGHTS, GeneratorCard, save_generator
+from models.prior import MixturePrior
 from models.sealed import (
     Seal,
     read,
@@ -83,7 +84,12 @@ class Checkpoint:
 
 
 def save(
-    run_dir: Path, record: TrainingRecord, state: Mapping[str, Tensor], network: nn.Module, card: GeneratorCard
+    run_dir: Path,
+    record: TrainingRecord,
+    state: Mapping[str, Tensor],
+    network: nn.Module,
+    card: GeneratorCard,
+    prior: MixturePrior | None = None,
 ) -> Path:
     """Write a checkpoint and drop the oldest ones.
 
@@ -93,6 +99,7 @@ def save(
         state: tensors by name.
         network: what is sampled from.
         card: what that network is.
+        prior: how its latents are distributed; None: standard normal.
 
     Returns:
         the new checkpoint's directory.
@@ -104,7 +111,7 @@ def save(
     if path.exists():
         shutil.rmtree(path)  # only one that latest() passed over can stand where training has come to again
     with whole_directory(path) as directory:
-        seals = {STATE: write_tensors(directory / STATE, state), **save_generator(directory, network, card)}
+        seals = {STATE: write_tensors(directory / STATE, state), **save_generator(directory, network, card, prior)}
         write_json(directory / RECORD, SealedRecord.of(record, seals))
     for old in _newest_first(run_dir)[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)

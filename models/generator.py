@@ -1,7 +1,8 @@
 """A trained generator, as a sampler loads it: a network, and the card that says what it is.
 
 A directory holds one: `generator.safetensors` and `generator.json`. It needs nothing else of the training, so copying these
-two files is exporting the model.
+two files is exporting the model. Where latents are not standard normal but have a prior of their own (`models.prior`), it is
+among the tensors, under names that begin with "prior.".
 
 Shapes: N batch, C channels, H W pixels, D latent.
 """
@@ -19,11 +20,13 @@ from torch import Tensor, nn
 from models.catalog import MAX_RESOLUTION, TrainOptions, kind, parse_options
 from models.errors import BadCheckpoint, NoCheckpoint, OptionError
 from models.objective import Shape
+from models.prior import MixturePrior
 from models.registry import build_generator
 from models.sealed import Seal, read_json, read_tensors, write_json, write_tensors
 
 WEIGHTS = "generator.safetensors"
 CARD = "generator.json"
+PRIOR = "prior."  # what the names of the prior's tensors begin with
 
 
 class GeneratorCard(BaseModel):
@@ -38,6 +41,7 @@ class GeneratorCard(BaseModel):
     channels: Literal[1, 3]
     classes: list[str] | None = None  # names, in the order of the labels; None when labels mean nothing to it
     images_seen: int = Field(ge=0)
+    notes: tuple[str, ...] = Field((), exclude_if=lambda notes: not notes)  # what its owner should know, in sentences
 
     @property
     def shape(self) -> Shape:
@@ -56,9 +60,12 @@ class SealedCard(GeneratorCard):
     weights: Seal
 
 
-def save_generator(directory: Path, network: nn.Module, card: GeneratorCard) -> dict[str, Seal]:
+def save_generator(
+    directory: Path, network: nn.Module, card: GeneratorCard, prior: MixturePrior | None = None
+) -> dict[str, Seal]:
     """Write a generator into an existing directory; returns the seals of its two files by name."""
-    weights = write_tensors(directory / WEIGHTS, network.state_dict())
+    tensors = {PRIOR + name: tensor for name, tensor in (prior.tensors() if prior is not None else {}).items()}
+    weights = write_tensors(directory / WEIGHTS, {**network.state_dict(), **tensors})
     return {WEIGHTS: weights, CARD: write_json(directory / CARD, SealedCard(**card.model_dump(), weights=weights))}
 
 
@@ -68,10 +75,12 @@ class Generator:
     Args:
         network: built for card.kind; used as it is, in evaluation mode, on the device where it lies.
         card: what the network is.
+        prior: how its latents are distributed; None: standard normal.
     """
 
-    def __init__(self, network: nn.Module, card: GeneratorCard) -> None:
+    def __init__(self, network: nn.Module, card: GeneratorCard, prior: MixturePrior | None = None) -> None:
         self.card = card
+        self.prior = prior
         self.options = card.parse_options()
         self.network = network.eval()
         self.device = next(network.parameters()).device
@@ -98,8 +107,10 @@ class Generator:
         with torch.device("meta"):  # no weights are drawn only to be overwritten
             network = build_generator(card.kind, options, card.shape)
         tensors = read_tensors(directory / WEIGHTS, sealed.weights)
+        of_prior = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PRIOR)}
         load_weights(network, tensors, directory / WEIGHTS, assign=True)
-        return cls(network.to(device).to(memory_format=torch.channels_last), card)
+        prior = _prior(of_prior, card, options, directory / WEIGHTS)
+        return cls(network.to(device).to(memory_format=torch.channels_last), card, prior)
 
     @property
     def kind(self) -> str:
@@ -129,8 +140,9 @@ class Generator:
 
     @property
     def size_bytes(self) -> int:
-        """What the weights take on the device."""
-        return sum(tensor.nbytes for tensor in self.network.state_dict().values())
+        """What the weights and the prior take in memory."""
+        weights: int = sum(tensor.nbytes for tensor in self.network.state_dict().values())
+        return weights + (self.prior.size_bytes if self.prior is not None else 0)
 
     @torch.inference_mode()
     def synthesize(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -146,6 +158,19 @@ class Generator:
         """Pictures as uint8 [N, C, H, W] on the CPU, from latents [N, D] and, if it takes them, labels [N]."""
         pictures = self.synthesize(latents, labels)
         return ((pictures + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu().contiguous()
+
+
+def _prior(
+    tensors: Mapping[str, Tensor], card: GeneratorCard, options: TrainOptions, path: Path
+) -> MixturePrior | None:
+    """The prior among a generator's tensors, which stays on the CPU, where latents are drawn; None when there is none."""
+    if not tensors:
+        return None
+    named = {name.removeprefix(PRIOR): tensor for name, tensor in tensors.items()}
+    try:
+        return MixturePrior.from_tensors(named, latent_dim=options.latent_dim, classes=card.shape.classes)
+    except ValueError as error:
+        raise BadCheckpoint(f"{path} cannot be used: {error}") from error
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, assign: bool = False) -> None:

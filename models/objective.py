@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class Batch:
     images: Tensor  # float [-1, 1], [N, C, H, W]
     labels: Tensor | None  # int64 [N]; None when the networks are not told labels
     latents: Tensor  # float, standard normal, [N, D]
+    images_seen: int = 0  # before this step: what schedules go by
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,18 @@ class Objective(Protocol):
 
     #: In the order they run within a step; together their modules hold all that is learnt.
     phases: tuple[Phase, ...]
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A generator that can also say from which latents it would develop given pictures.
+
+    Where it can, the prior of its latents is fitted to them (`models.prior`).
+    """
+
+    def posterior(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The means and the standard deviations, each [N, D], for images, float [-1, 1], [N, C, H, W]."""
+        ...
 
 
 @contextmanager

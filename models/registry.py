@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.catalog import DcganOptions, TrainOptions
+from models.catalog import DcganOptions, TrainOptions, VaeSigmaOptions
 from models.errors import UnknownKind
 from models.objective import Objective, Shape
 
@@ -24,6 +24,11 @@ def build_objective(kind: str, options: TrainOptions, shape: Shape, device: torc
 
         assert isinstance(options, DcganOptions)
         return DcganObjective(options, shape, device)
+    if kind == "vae-sigma":
+        from models.vae.sigma import VaeSigmaObjective
+
+        assert isinstance(options, VaeSigmaOptions)
+        return VaeSigmaObjective(options, shape, device)
     raise UnknownKind(kind)
 
 
@@ -38,4 +43,9 @@ def build_generator(kind: str, options: TrainOptions, shape: Shape) -> nn.Module
 
         assert isinstance(options, DcganOptions)
         return DcganGenerator(options, shape)
+    if kind == "vae-sigma":
+        from models.vae.sigma import VaeSigma
+
+        assert isinstance(options, VaeSigmaOptions)
+        return VaeSigma(options, shape)
     raise UnknownKind(kind)

@@ -48,7 +48,8 @@ def latents(generator: Generator, seeds: Sequence[int], labels: Sequence[int | N
         labels: one for each picture, [N]; where None, one of the generator's classes is drawn after the latent.
 
     Returns:
-        latents, float [N, D], and labels, int64 [N]; None instead of labels when the generator takes none.
+        latents, float [N, D], as the generator's prior has them, and labels, int64 [N]; None instead of labels when the
+        generator takes none. Asking for the label that would have been drawn gives the same latent.
 
     Raises:
         UnknownLabel: the generator has no such class, or none at all.
@@ -62,9 +63,12 @@ def latents(generator: Generator, seeds: Sequence[int], labels: Sequence[int | N
                 + ("this generator takes no labels, ask without one" if count is None else f"use 0 to {count - 1}")
             )
         source = torch.Generator(device="cpu").manual_seed(seed)
-        drawn.append(torch.randn(generator.latent_dim, generator=source))
+        latent = torch.randn(generator.latent_dim, generator=source)
+        uniform = float(torch.rand((), generator=source)) if generator.prior is not None else 0.0
         if count is not None:
-            chosen.append(label if label is not None else int(torch.randint(count, (), generator=source)))
+            label = label if label is not None else int(torch.randint(count, (), generator=source))
+            chosen.append(label)
+        drawn.append(latent if generator.prior is None else generator.prior.draw(latent, uniform, label))
     stacked = torch.stack(drawn) if drawn else torch.empty(0, generator.latent_dim)
     return stacked, None if count is None else torch.tensor(chosen, dtype=torch.int64)
 

@@ -103,13 +103,13 @@ def train(
         if ending or save_due or preview_due or now - tick_at >= config.tick_interval_s:
             losses = training.read_losses()
             written = preview = None
+            if save_due and (saved is None or training.images_seen > saved[0]):
+                written = training.save(run_dir, thorough=finished)
+                saved = training.images_seen, written
+                checkpoint_at = time.monotonic()
             if preview_due:
                 preview = write_preview(training.sampled(), run_dir)
                 preview_at = time.monotonic()
-            if save_due and (saved is None or training.images_seen > saved[0]):
-                written = training.save(run_dir)
-                saved = training.images_seen, written
-                checkpoint_at = time.monotonic()
             images_per_s = rate.over(training.images_seen, training.elapsed_s)
             if on_tick is not None:
                 eta_s = config.eta_s(training.images_seen, training.elapsed_s, images_per_s)

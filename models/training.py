@@ -21,9 +21,15 @@ from models.data import PreparedImages
 from models.ema import ExponentialMovingAverage
 from models.errors import BadCheckpoint, InvalidOption, TrainingDiverged
 from models.generator import Generator, GeneratorCard, load_weights
-from models.objective import Batch, Phase
+from models.objective import Batch, Encodes, Phase
+from models.prior import QUICK, THOROUGH, MixturePrior, fit_prior
 from models.randomness import EndlessShuffle, derived_generator, derived_seed
 from models.registry import build_objective
+
+QUICK_IMAGES = 2_000  # that a prior is fitted to in passing: a second or two
+THOROUGH_IMAGES = 10_000  # at the end, at most
+THOROUGH_SHARE = 0.1  # of the images seen; encoding one takes a sixth of what learning from it takes
+ENCODED_AT_ONCE = 250
 
 
 class Training:
@@ -48,6 +54,8 @@ class Training:
         self.channels = manifest.channels
         self.images_seen = 0
         self.elapsed_s = 0.0
+        self._prior: MixturePrior | None = None  # as last fitted
+        self._notes: tuple[str, ...] = ()
         self.images = data.load(config.resolution, device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(derived_seed(config.seed, "weights"))
@@ -72,6 +80,7 @@ class Training:
             channels=self.channels,
             classes=self.classes,
             images_seen=self.images_seen,
+            notes=self._notes,
         )
 
     def step(self) -> None:
@@ -102,6 +111,7 @@ class Training:
             images=images.contiguous(memory_format=torch.channels_last),
             labels=None if self.classes is None else labels,
             latents=latents.to(self.device, non_blocking=True),
+            images_seen=self.images_seen,
         )
 
     def read_losses(self) -> dict[str, float]:
@@ -119,11 +129,50 @@ class Training:
         return self._losses
 
     def sampled(self) -> Generator:
-        """The generator as a sampler would load it now."""
-        return Generator(self.average.network, self.card)
+        """The generator as a sampler would load it now; a prior that was fitted since the start still serves."""
+        if self._prior is None:
+            self._fit_prior(thorough=False)
+        return Generator(self.average.network, self.card, self._prior)
 
-    def save(self, run_dir: Path) -> Path:
+    @torch.inference_mode()
+    def _fit_prior(self, *, thorough: bool) -> None:
+        """Fit the prior of a generator that encodes, touching nothing that a step depends on.
+
+        What comes out follows from the seed, the data and the averaged weights alone.
+        """
+        network = self.average.network
+        if not isinstance(network, Encodes):
+            return
+        most = min(THOROUGH_IMAGES, max(QUICK_IMAGES, int(self.images_seen * THOROUGH_SHARE)))
+        source = derived_generator(self.config.seed, "prior")
+        chosen = torch.randperm(len(self.images), generator=source)[: most if thorough else QUICK_IMAGES]
+        means, deviations, labels = [], [], []
+        for start in range(0, len(chosen), ENCODED_AT_ONCE):
+            part = chosen[start : start + ENCODED_AT_ONCE]
+            images, own = self.images.batch(part)
+            if self.config.options.mirror:
+                mirrored = torch.rand(len(part), generator=source) < 0.5
+                images = torch.where(mirrored.to(self.device)[:, None, None, None], images.flip(3), images)
+            own = None if self.classes is None else own
+            mean, deviation = network.posterior(images.contiguous(memory_format=torch.channels_last), own)
+            means.append(mean)
+            deviations.append(deviation)
+            labels += [] if own is None else [own]
+        self._prior, self._notes = fit_prior(
+            torch.cat(means),
+            torch.cat(deviations),
+            torch.cat(labels) if labels else None,
+            classes=len(self.classes or ()),
+            seed=derived_seed(self.config.seed, "mixture"),
+            candidates=THOROUGH if thorough else QUICK,
+        )
+
+    def save(self, run_dir: Path, *, thorough: bool = False) -> Path:
         """Write a checkpoint; returns its directory.
+
+        Args:
+            run_dir: the run's directory.
+            thorough: take more time for what is not learnt step by step; for a training's end.
 
         Raises:
             TrainingDiverged: a weight is not finite, so that going on from here would be of no use.
@@ -135,7 +184,8 @@ class Training:
         record = TrainingRecord(
             config=self.config.to_json(), data=self.fingerprint, images_seen=self.images_seen, elapsed_s=self.elapsed_s
         )
-        return checkpoint.save(run_dir, record, state, self.average.network, self.card)
+        self._fit_prior(thorough=thorough)
+        return checkpoint.save(run_dir, record, state, self.average.network, self.card, self._prior)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that decides what the next step does."""
@@ -167,6 +217,8 @@ class Training:
             load_weights(phase.module, _under(f"{phase.name}.weights.", found.state), path)
             _load_optimizer(phase, _under(f"{phase.name}.optimizer.", found.state), path)
         self.random.set_state(found.state["random"])
+        kept = Generator.load(found.path)
+        self._prior, self._notes = kept.prior, kept.card.notes
         self.images_seen = found.record.images_seen
         self.elapsed_s = found.record.elapsed_s
 

@@ -32,7 +32,7 @@ def write_digits(path: Path) -> Path:
         raise ClientError(
             "no_digits",
             "the demo's digits come with scikit-learn, which is not installed",
-            remedy="install it with `pip install 'darkroom[laptop]'`, or give pictures of your own with --data",
+            remedy="install it with `pip install 'darkroom[worker]'`, or give pictures of your own with --data",
         ) from error
     digits = load_digits()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,10 @@ from models.data import PreparedImages
 from models.manifest import VERSION, Manifest, PreparedImage
 
 #: Nets as small as the kinds allow, by kind: what the battery trains.
-SMALL = {"gan-dcgan": {"base_channels": 4, "latent_dim": 8, "batch_size": 8}}
+SMALL = {
+    "gan-dcgan": {"base_channels": 4, "latent_dim": 8, "batch_size": 8},
+    "vae-sigma": {"base_channels": 4, "latent_dim": 8, "batch_size": 8},
+}
 
 Prepare = Callable[..., PreparedImages]
 

@@ -1,0 +1,228 @@
+"""What a generator's latents are really like: a Gaussian mixture, fitted once the encoder has learnt where pictures lie.
+
+A variational autoencoder is trained as if its latents were standard normal, but the pictures it encodes fill that space
+unevenly, and what is developed from the holes between them is a blur. So the density of the encoded pictures is estimated
+afterwards, and latents are drawn from that.
+
+Source: Ghosh et al. 2020, From Variational to Deterministic Autoencoders, arXiv:1903.12436, §4 (ex-post density estimation).
+They fit ten components with full covariances; here the likelihood of held-out pictures chooses how many, whether their
+covariances are full, and whether there is anything to be gained over N(0, I) at all. Each class has a mixture of its own.
+
+Shapes: N pictures, D latent, M components of all classes together, n points of one class.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+LEAST_IMAGES = 20  # of a class; a mixture of fewer would be guesswork
+IMAGES_A_COMPONENT = 20  # at least, on average
+POINTS = 2000  # that a class should give; with fewer images, several are drawn from each posterior
+MOST_DRAWS = 8  # from one posterior
+HELD_OUT = 0.1  # share of a class's images that judges
+REGULARISATION = 1e-3  # added to each variance; standard normal latents have 1
+ITERATIONS = 40  # of expectation and maximisation, at most
+TOLERANCE = 1e-2  # nats a point that another iteration must gain
+STANDARD_ERRORS = 2  # by which a larger mixture must explain held-out pictures better, or it is luck
+
+log = logging.getLogger(__name__)
+
+
+class Candidate(NamedTuple):
+    """One shape of mixture to try."""
+
+    components: int
+    covariance: Literal["diag", "full"]
+
+
+#: In the order they are tried, while full covariances gain: for a checkpoint in passing, and for a training's end.
+QUICK = (Candidate(1, "diag"), Candidate(10, "diag"), Candidate(1, "full"), Candidate(10, "full"))
+THOROUGH = (*QUICK, Candidate(25, "full"), Candidate(50, "full"), Candidate(100, "full"))
+
+
+@dataclass(frozen=True)
+class MixturePrior:
+    """Gaussian mixtures over latents: one for each class, or a single one."""
+
+    weights: Tensor  # float [M]; those of a class sum to 1
+    owners: Tensor  # int64 [M], ascending: the class that a component belongs to; all 0 without classes
+    means: Tensor  # float [M, D]
+    scales: Tensor  # float [M, D, D], lower triangular: covariance = scale @ scale.T
+
+    @classmethod
+    def standard(cls, latent_dim: int, classes: int = 0) -> MixturePrior:
+        """N(0, I), for each class alike."""
+        count = max(1, classes)
+        return cls(
+            weights=torch.ones(count),
+            owners=torch.arange(count),
+            means=torch.zeros(count, latent_dim),
+            scales=torch.eye(latent_dim).repeat(count, 1, 1),
+        )
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], *, latent_dim: int, classes: int) -> MixturePrior:
+        """What `tensors` gave.
+
+        Raises:
+            ValueError: a tensor is missing, or they do not fit each other, the latents or the classes.
+        """
+        names = {field.name for field in fields(cls)}
+        if tensors.keys() != names:
+            raise ValueError(f"a prior has {', '.join(sorted(names))}, not {', '.join(sorted(tensors))}")
+        prior = cls(**tensors)
+        count = len(prior.weights)
+        expected = {"owners": (count,), "means": (count, latent_dim), "scales": (count, latent_dim, latent_dim)}
+        for name, shape in expected.items():
+            if tensors[name].shape != shape:
+                raise ValueError(f"a prior's {name} should be of shape {shape}, not {tuple(tensors[name].shape)}")
+        if sorted(set(prior.owners.tolist())) != list(range(max(1, classes))):
+            raise ValueError(f"a prior for {classes} classes does not have components for each")
+        return prior
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that has to be kept, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def components(self, label: int | None) -> int:
+        """How many a class has."""
+        return int((self.owners == (label or 0)).sum())
+
+    def draw(self, noise: Tensor, uniform: float, label: int | None) -> Tensor:
+        """Turn standard normal noise into a latent of this prior.
+
+        One picture at a time and in double precision, so that company cannot change a bit of it.
+
+        Args:
+            noise: float [D], standard normal.
+            uniform: [0, 1), chooses the component.
+            label: the class; None without classes.
+
+        Returns:
+            the latent, float [D].
+        """
+        own = torch.nonzero(self.owners == (label or 0))[:, 0]
+        steps = self.weights[own].double().cumsum(0)
+        place = int(torch.searchsorted(steps, torch.tensor(uniform).double() * steps[-1], right=True))
+        chosen = own[min(place, len(own) - 1)]
+        latent: Tensor = self.means[chosen].double() + (self.scales[chosen].double() * noise.double()).sum(dim=1)
+        return latent.float()
+
+
+def fit_prior(
+    means: Tensor,
+    deviations: Tensor,
+    labels: Tensor | None,
+    *,
+    classes: int,
+    seed: int,
+    candidates: Sequence[Candidate] = QUICK,
+) -> tuple[MixturePrior, tuple[str, ...]]:
+    """Fit mixtures to what an encoder says of pictures.
+
+    Args:
+        means: of the posteriors q(z | x), float [N, D].
+        deviations: their standard deviations, float [N, D].
+        labels: the pictures' classes, int64 [N]; None without classes.
+        classes: how many there are; 0 without.
+        seed: decides what is drawn from the posteriors, what is held out, and where each fit starts.
+        candidates: what to try.
+
+    Returns:
+        the prior, and what its owner should know about it: where there was too little to fit, in sentences.
+    """
+    latent_dim = means.shape[1]
+    means, deviations = means.double().cpu(), deviations.double().cpu()
+    parts, notes, poor = [], [], []
+    for owner in range(max(1, classes)):
+        own = torch.arange(len(means)) if labels is None else torch.nonzero(labels.cpu() == owner)[:, 0]
+        if len(own) < LEAST_IMAGES:
+            poor.append(len(own))
+            parts.append(MixturePrior.standard(latent_dim))
+        else:
+            parts.append(_fitted(means[own], deviations[own], seed, candidates))
+    if poor:
+        whose = "the latents" if not classes else f"the latents of {len(poor)} of {classes} classes"
+        counts = f"{min(poor)}" if min(poor) == max(poor) else f"{min(poor)} to {max(poor)}"
+        notes.append(
+            f"{whose} are drawn from N(0, I): {counts} images are too few to learn a better prior from, give at least "
+            f"{LEAST_IMAGES}; pictures will be less sharp"
+        )
+    for note in notes:
+        log.warning(note)
+    merged = MixturePrior(
+        weights=torch.cat([part.weights for part in parts]),
+        owners=torch.cat([torch.full((len(part.weights),), owner) for owner, part in enumerate(parts)]),
+        means=torch.cat([part.means for part in parts]),
+        scales=torch.cat([part.scales for part in parts]),
+    )
+    return merged, tuple(notes)
+
+
+def _fitted(means: Tensor, deviations: Tensor, seed: int, candidates: Sequence[Candidate]) -> MixturePrior:
+    """The candidate under which held-out pictures are likeliest, fitted to the others; N(0, I) when none is clearly better."""
+    # It takes a second to load, and who only samples never needs it.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    count, latent_dim = means.shape
+    source = torch.Generator(device="cpu").manual_seed(seed)
+    order = torch.randperm(count, generator=source)
+    draws = min(MOST_DRAWS, max(1, POINTS // count))
+    noise = torch.randn(draws, count, latent_dim, generator=source, dtype=torch.float64)
+    points = means + deviations * noise  # (draws, n, D)
+    held = max(2, round(count * HELD_OUT))
+    judging = points[:, order[:held]].reshape(-1, latent_dim).numpy()  # (draws * held, D)
+    learning = points[:, order[held:]].reshape(-1, latent_dim).numpy()
+
+    best = MixturePrior.standard(latent_dim)
+    best_scores = -0.5 * ((judging**2).sum(axis=1) + latent_dim * math.log(2 * math.pi))  # nats, of each point
+    given_up: set[str] = set()  # covariances with which more components gained nothing
+    for components, covariance in candidates:
+        if covariance in given_up or components > max(1, (count - held) // IMAGES_A_COMPONENT):
+            continue
+        mixture = GaussianMixture(
+            components,
+            covariance_type=covariance,
+            reg_covar=REGULARISATION,
+            max_iter=ITERATIONS,
+            tol=TOLERANCE,
+            init_params="k-means++",
+            random_state=seed % 2**32,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # what it has after ITERATIONS is judged like any other
+            mixture.fit(learning)
+        scores = mixture.score_samples(judging)
+        gains = (scores - best_scores).reshape(draws, held).mean(axis=0)  # of each picture
+        if gains.mean() > STANDARD_ERRORS * gains.std() / math.sqrt(held):
+            best, best_scores = _prior(mixture.weights_, mixture.means_, mixture.covariances_), scores
+        elif components > 1:
+            given_up.add(covariance)
+    return best
+
+
+def _prior(weights: NDArray[np.float64], means: NDArray[np.float64], covariances: NDArray[np.float64]) -> MixturePrior:
+    """A fit as tensors; covariances are [M, D] (the diagonals) or [M, D, D]."""
+    spread = torch.from_numpy(covariances)
+    scales = torch.diag_embed(spread.sqrt()) if spread.ndim == 2 else torch.linalg.cholesky(spread)
+    return MixturePrior(
+        weights=torch.from_numpy(weights).float(),
+        owners=torch.zeros(len(weights), dtype=torch.int64),
+        means=torch.from_numpy(means).float(),
+        scales=scales.float(),
+    )
