@@ -188,6 +188,17 @@ class Client:
         """Deletes a model and what it has made."""
         self._send("DELETE", f"/v1/models/{quote(model_id, safe='')}")
 
+    def evaluate(self, model_id: str, *, n: int | None = None, dataset_id: str | None = None) -> JsonObject:
+        """Starts to measure a model and returns the job that does it.
+
+        Args:
+            model_id: the generator.
+            n: how many pictures to compare; None: the service chooses.
+            dataset_id: real pictures to compare with; None: some of those it learned from.
+        """
+        path = f"/v1/models/{quote(model_id, safe='')}/evaluations"
+        return self._json("POST", path, json=_given({"n": n, "dataset": dataset_id}))
+
     # Generation
 
     def generate(

@@ -66,7 +66,7 @@ class Progress(BaseModel):
 
     done: float = Field(description="How much is done, in `unit`.")
     total: float | None = Field(description="How much there is to do; null while it is not known.")
-    unit: str = Field(description="What is counted: files, images or seconds.")
+    unit: str = Field(description="What is counted: files, images, seconds or percent.")
     rate: float | None = Field(description="Units a second, while it runs.")
     eta_s: float | None = Field(description="Seconds left, as far as can be told.")
     fraction: float | None = Field(description="done / total, from 0 to 1; null while the total is not known.")
@@ -104,7 +104,7 @@ class JobError(BaseModel):
 
 
 class Job(BaseModel):
-    """A long action: an import, a training or a generation."""
+    """A long action: an import, a training, a generation or an evaluation."""
 
     id: str = Field(description="Id of the job.")
     object: str = Field("job", description="Always `job`.")

@@ -13,7 +13,20 @@ from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 from starlette.responses import RedirectResponse
 
-from app import datasets, events, generations, health, images, imports, jobs, kinds, models, problems, trainings
+from app import (
+    datasets,
+    evaluations,
+    events,
+    generations,
+    health,
+    images,
+    imports,
+    jobs,
+    kinds,
+    models,
+    problems,
+    trainings,
+)
 from app.errors import Problem
 from app.imports import ImportByPath, UploadForm
 from app.middleware import Gate
@@ -32,6 +45,7 @@ TAGS = [
     {"name": "kinds", "description": "What can be trained."},
     {"name": "trainings", "description": "From a data set to a model."},
     {"name": "models", "description": "Trained generators."},
+    {"name": "evaluations", "description": "How good a model is."},
     {"name": "generations", "description": "New pictures."},
     {"name": "jobs", "description": "Long actions: their state, progress and events."},
     {"name": "images", "description": "Generated pictures."},
@@ -39,7 +53,7 @@ TAGS = [
 ]
 ROUTERS = [
     router
-    for module in (datasets, imports, kinds, trainings, models, generations, jobs, events, images, health)
+    for module in (datasets, imports, kinds, trainings, models, evaluations, generations, jobs, events, images, health)
     for router in [module.router]
 ]
 PROBLEMS: dict[int | str, dict[str, Any]] = {

@@ -66,7 +66,9 @@ class Model(BaseModel):
     options: dict[str, Any] = Field(description="The options of its training, with every default filled in.")
     seed: int = Field(description="The seed of its training.")
     images_seen: int = Field(description="Images that its newest weights have learned from.")
-    metrics: dict[str, Any] = Field(description="The last losses and the training's speed.")
+    metrics: dict[str, Any] = Field(
+        description="The last losses, the training's speed, and as `evaluation` the last measuring of it."
+    )
     can_generate: bool = Field(description="Whether it has weights yet; also true while it is still learning.")
     preview: str | None = Field(
         description="Path of the newest grid of pictures from fixed seeds; null before the first."

@@ -43,6 +43,7 @@ class Lane(enum.StrEnum):
 LANE_OF: Mapping[JobKind, Lane] = {
     JobKind.SAMPLE: Lane.SAMPLE,
     JobKind.TRAIN: Lane.TRAIN,
+    JobKind.EVALUATE: Lane.TRAIN,
     JobKind.IMPORT: Lane.IO,
 }
 

@@ -69,6 +69,7 @@ class JobKind(enum.StrEnum):
     IMPORT = "import"
     TRAIN = "train"
     SAMPLE = "sample"
+    EVALUATE = "evaluate"
 
 
 class JobStatus(enum.StrEnum):
@@ -154,7 +155,7 @@ class Job(Record):
     request: Mapped[dict[str, Any]]
     dataset_id: Mapped[str | None] = mapped_column(String(40), index=True)
     model_id: Mapped[str | None] = mapped_column(String(40))
-    checkpoint: Mapped[str | None] = mapped_column(String(200))  # weights a sample job is pinned to
+    checkpoint: Mapped[str | None] = mapped_column(String(200))  # weights that a sample or evaluate job is pinned to
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)  # the client's, with its route
     idempotency_hash: Mapped[str | None] = mapped_column(String(64))  # of the body that came with it
     created_at: Mapped[datetime] = mapped_column(default=_now)

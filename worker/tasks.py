@@ -7,6 +7,7 @@ from collections.abc import Callable
 from celery import Celery
 
 from store.queue import Lane
+from store.records import JobKind
 from worker.running import Station, run_queued
 
 
@@ -27,9 +28,11 @@ def _server(lane: Lane, station: Station) -> Callable[[], None]:
 
         return SliceSampler(station).serve
     if lane is Lane.TRAIN:
+        from worker.evaluating import evaluate_model
         from worker.training import train_model
 
-        return lambda: run_queued(station, lane, train_model)
+        work = {JobKind.TRAIN: train_model, JobKind.EVALUATE: evaluate_model}
+        return lambda: run_queued(station, lane, lambda run: work[run.claim.kind](run))
     from worker.importing import discard_upload, import_dataset
 
     return lambda: run_queued(station, lane, import_dataset, discard_upload)

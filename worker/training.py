@@ -122,7 +122,7 @@ class _Publisher:
             pinned = set(
                 session.scalars(
                     select(Job.checkpoint).where(
-                        Job.model_id == claim.model_id, Job.kind == JobKind.SAMPLE, Job.status.not_in(jobs.ENDED)
+                        Job.model_id == claim.model_id, Job.kind != JobKind.TRAIN, Job.status.not_in(jobs.ENDED)
                     )
                 )
             )

@@ -1,6 +1,6 @@
 """How good a generator is, measured offline: nothing is downloaded, every number comes with its floor and its N."""
 
-from models.evaluation.extractor import Extractor, kept_extractor, train_extractor
+from models.evaluation.extractor import Extractor, find_extractor, kept_extractor, train_extractor
 from models.evaluation.measuring import MOST_GENERATED, evaluate
 from models.evaluation.report import MEASURES, Evaluation, Measure, Score
 
@@ -12,6 +12,7 @@ __all__ = [
     "Measure",
     "Score",
     "evaluate",
+    "find_extractor",
     "kept_extractor",
     "train_extractor",
 ]

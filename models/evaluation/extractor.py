@@ -167,17 +167,28 @@ def kept_extractor(
         CheckpointError: it cannot be kept there.
     """
     data = PreparedImages.open(directory)
-    try:
-        found = Extractor.load(directory, resolution, device)
-        if found.card.data == fingerprint(data.manifest):
-            return found
-        log.warning("the extractor in %s is of other images; learning a new one", directory)
-    except BadCheckpoint as error:
-        if extractor_paths(directory, resolution)[1].exists():
-            log.warning("learning a new extractor, as the one that is there cannot be used: %s", error)
+    found = find_extractor(directory, data, resolution, device=device)
+    if found is not None:
+        return found
     extractor = train_extractor(data, resolution, device=device, on_progress=on_progress, should_stop=should_stop)
     extractor.save(directory)
     return extractor
+
+
+def find_extractor(
+    directory: Path, data: PreparedImages, resolution: int, *, device: str | torch.device = "cpu"
+) -> Extractor | None:
+    """The extractor of `data` that a directory keeps; None when there is none, or none that can be used."""
+    try:
+        found = Extractor.load(directory, resolution, device)
+    except BadCheckpoint as error:
+        if extractor_paths(directory, resolution)[1].exists():
+            log.warning("an extractor cannot be used: %s", error)
+        return None
+    if found.card.data != fingerprint(data.manifest):
+        log.warning("the extractor in %s is of other images", directory)
+        return None
+    return found
 
 
 def train_extractor(

@@ -70,5 +70,9 @@ class Evaluation:
     elapsed_s: float = field(compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {**asdict(self), "notes": list(self.notes)}
+        """As JSON values, each score with its measure's title and direction."""
+        scores = {
+            name: {"title": MEASURES[name].title, "better": MEASURES[name].better, **asdict(score)}
+            for name, score in self.scores.items()
+        }
+        return {**asdict(self), "scores": scores, "notes": list(self.notes)}

@@ -15,7 +15,7 @@ from PIL import Image as Picture
 from app.cli import main, watching
 from app.client import Client
 from store.jobs import Claim
-from store.records import Dataset, DatasetStatus, JobKind, JobStatus
+from store.records import Dataset, DatasetStatus, JobKind, JobStatus, Model
 from tests.app import conftest
 from tests.app.conftest import Service, at_the_same_time, eventually, zip_of
 
@@ -256,3 +256,37 @@ def test_kinds_are_listed_with_their_options_and_bounds(run: Run) -> None:
     assert "gan-dcgan" in out
     assert "base_channels" in out
     assert "≥ 4, ≤ 256" in out
+
+
+def test_a_model_is_measured_and_the_numbers_are_shown(run: Run, service: Service) -> None:
+    dataset_id, model_id = service.add_dataset(), service.add_model()
+    with service.resources.database.transaction() as session:
+        session.get_one(Model, model_id).dataset_id = dataset_id
+        session.get_one(Dataset, dataset_id).channels = session.get_one(Model, model_id).channels
+    found = {
+        "images_seen": 1000,
+        "n": 60,
+        "rounds": 1,
+        "n_reference": 80,
+        "reference": "pets",
+        "notes": [],
+        "scores": {"kid": {"title": "KID", "better": "lower", "value": 0.25, "floor": 0.01, "spread": None}},
+        "memorisation": {"copies": 0.0},
+    }
+
+    def measure() -> None:
+        claim = claimed(service, JobKind.EVALUATE)
+        assert claim.request["n"] == 60
+        service.worker.report(claim, 50, 100)
+        service.worker.succeed(claim, {"model": model_id, "evaluation": found})
+
+    with at_the_same_time(measure):
+        ended = run("evaluate", "pets 32", "-n", 60)
+
+    assert ended.status == 0
+    assert "100/100 percent" in ended.err
+    assert "KID" in ended.out
+    assert "0.25" in ended.out
+
+    job = run("evaluate", model_id, "--no-watch", "--json").json
+    assert (job["kind"], job["request"]["n"]) == ("evaluate", 2000)

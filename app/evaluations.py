@@ -1,0 +1,121 @@
+"""Evaluations: how good a model is, by pictures that are real."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from app.datasets import find as find_dataset
+from app.dependencies import NO_NULL, Attached, IdempotencyKey, ModelId
+from app.errors import DatasetNotReady, InvalidParameter, ModelNotReady
+from app.jobs import Job
+from app.models import find as find_model
+from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from store import jobs, records
+from store.records import DatasetStatus, JobKind
+
+DEFAULT_N, LEAST_N, MOST_N = 2000, 50, 50_000
+
+router = APIRouter(prefix="/v1/models/{model_id}/evaluations", tags=["evaluations"])
+
+
+class Evaluation(BaseModel):
+    """How to measure a model."""
+
+    dataset: str | None = Field(
+        None,
+        pattern=NO_NULL,
+        description="Pictures to compare with that the model has not seen. Default: a part of those it learned from.",
+    )
+    n: int = Field(
+        DEFAULT_N, ge=LEAST_N, le=MOST_N, description="How many pictures to generate and compare; more are surer."
+    )
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"n": 4000}]})
+
+
+@router.post(
+    "",
+    summary="Measure a model",
+    operation_id="create_evaluation",
+    status_code=202,
+    response_model=Job,
+    responses=ACCEPTED,
+)
+def create_evaluation(
+    resources: Attached, model_id: ModelId, idempotency_key: IdempotencyKey, body: Evaluation | None = None
+) -> Response:
+    """Compares pictures of the model's newest weights with real ones. The numbers, each with its floor, are the job's
+    `result`, and `metrics.evaluation` of the model. The first one for a data set takes longer: a feature extractor learns it.
+    """
+    wanted = body or Evaluation()
+    idempotency = Idempotency.of(f"/v1/models/{model_id}/evaluations", idempotency_key, wanted)
+
+    def create(session: Session) -> records.Job:
+        # Locked, so that nothing is deleted between this check and the job that needs it.
+        model = find_model(session, model_id, locked=True)
+        if model.checkpoint is None:
+            raise ModelNotReady(
+                f"the model {model.id} has no weights yet, it is {model.status.value}",
+                parameter="model_id",
+                remedy="wait for the training's first checkpoint: `can_generate` of GET /v1/models/{id} is true then",
+                more={"model_status": model.status.value},
+            )
+        dataset, against = _datasets(session, model, wanted.dataset)
+        return jobs.submit(
+            session,
+            JobKind.EVALUATE,
+            {"n": wanted.n, "seed": 0, "against": against.id if against is not None else None},
+            now=resources.database.now(session),
+            dataset_id=dataset.id,
+            model_id=model.id,
+            checkpoint=model.checkpoint,
+            total=100,
+            unit="percent",
+            idempotency=idempotency.columns if idempotency else None,
+        )
+
+    job, _ = submit(resources, idempotency, create)
+    return accepted(Job.of(job))
+
+
+def _datasets(
+    session: Session, model: records.Model, wanted: str | None
+) -> tuple[records.Dataset, records.Dataset | None]:
+    """The data set whose features are looked at, and the other one that is compared with, if any.
+
+    Features are those of what the model learned from, while that is there: so models of one data set can be compared.
+    """
+    own = session.get(records.Dataset, model.dataset_id, with_for_update=True) if model.dataset_id else None
+    if wanted is None:
+        if own is None:
+            raise InvalidParameter(
+                f"the data set that {model.id} learned from was deleted",
+                parameter="/dataset",
+                remedy="name another one with pictures of the same sort",
+            )
+        return _fitting(own, model), None
+    other = _fitting(find_dataset(session, wanted, locked=True, parameter="/dataset"), model)
+    if own is None or own.id == other.id:
+        return other, None
+    return _fitting(own, model), other
+
+
+def _fitting(dataset: records.Dataset, model: records.Model) -> records.Dataset:
+    if dataset.status is not DatasetStatus.READY or dataset.resolution is None:
+        raise DatasetNotReady(
+            f"the data set {dataset.id} is {dataset.status.value}",
+            parameter="/dataset",
+            remedy="wait for its import job to end, or import the pictures again",
+            more={"dataset_status": dataset.status.value},
+        )
+    if dataset.channels != model.channels or dataset.resolution < model.resolution:
+        raise InvalidParameter(
+            f"dataset: {dataset.id} has {dataset.resolution} px and {dataset.channels} channels, "
+            f"the model makes pictures of {model.resolution} px and {model.channels}",
+            parameter="/dataset",
+            remedy=f"import it with resolution {model.resolution} and channels {model.channels}",
+        )
+    return dataset
