@@ -27,10 +27,10 @@ from torch import Tensor
 
 LEAST_IMAGES = 20  # of a class; a mixture of fewer would be guesswork
 IMAGES_A_COMPONENT = 20  # at least, on average
-POINTS = 2000  # that a class should give; with fewer images, several are drawn from each posterior
+POINTS = 4000  # that a class should give; with fewer images, several are drawn from each posterior
 MOST_DRAWS = 8  # from one posterior
 HELD_OUT = 0.1  # share of a class's images that judges
-REGULARISATION = 1e-3  # added to each variance; standard normal latents have 1
+REGULARISATION = 1e-2  # added to each variance; standard normal latents have 1
 ITERATIONS = 40  # of expectation and maximisation, at most
 TOLERANCE = 1e-2  # nats a point that another iteration must gain
 STANDARD_ERRORS = 2  # by which a larger mixture must explain held-out pictures better, or it is luck
@@ -45,9 +45,9 @@ class Candidate(NamedTuple):
     covariance: Literal["diag", "full"]
 
 
-#: In the order they are tried, while full covariances gain: for a checkpoint in passing, and for a training's end.
-QUICK = (Candidate(1, "diag"), Candidate(10, "diag"), Candidate(1, "full"), Candidate(10, "full"))
-THOROUGH = (*QUICK, Candidate(25, "full"), Candidate(50, "full"), Candidate(100, "full"))
+#: In the order they are tried, for as long as more components gain: for a checkpoint in passing, and for a training's end.
+QUICK = (Candidate(1, "diag"), Candidate(1, "full"), Candidate(4, "full"), Candidate(10, "full"))
+THOROUGH = (*QUICK, Candidate(25, "full"), Candidate(50, "full"))
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _fitted(means: Tensor, deviations: Tensor, seed: int, candidates: Sequence[C
     count, latent_dim = means.shape
     source = torch.Generator(device="cpu").manual_seed(seed)
     order = torch.randperm(count, generator=source)
-    draws = min(MOST_DRAWS, max(1, POINTS // count))
+    draws = min(MOST_DRAWS, math.ceil(POINTS / count))
     noise = torch.randn(draws, count, latent_dim, generator=source, dtype=torch.float64)
     points = means + deviations * noise  # (draws, n, D)
     held = max(2, round(count * HELD_OUT))
@@ -191,10 +191,9 @@ def _fitted(means: Tensor, deviations: Tensor, seed: int, candidates: Sequence[C
 
     best = MixturePrior.standard(latent_dim)
     best_scores = -0.5 * ((judging**2).sum(axis=1) + latent_dim * math.log(2 * math.pi))  # nats, of each point
-    given_up: set[str] = set()  # covariances with which more components gained nothing
     for components, covariance in candidates:
-        if covariance in given_up or components > max(1, (count - held) // IMAGES_A_COMPONENT):
-            continue
+        if components > max(1, (count - held) // IMAGES_A_COMPONENT):
+            break
         mixture = GaussianMixture(
             components,
             covariance_type=covariance,
@@ -212,7 +211,7 @@ def _fitted(means: Tensor, deviations: Tensor, seed: int, candidates: Sequence[C
         if gains.mean() > STANDARD_ERRORS * gains.std() / math.sqrt(held):
             best, best_scores = _prior(mixture.weights_, mixture.means_, mixture.covariances_), scores
         elif components > 1:
-            given_up.add(covariance)
+            break  # still more would only remember more
     return best
 
 

@@ -29,6 +29,7 @@ from models.registry import build_objective
 QUICK_IMAGES = 2_000  # that a prior is fitted to in passing: a second or two
 THOROUGH_IMAGES = 10_000  # at the end, at most
 THOROUGH_SHARE = 0.1  # of the images seen; encoding one takes a sixth of what learning from it takes
+LEAST_OF_A_CLASS = 50  # where it has as many, also when that makes more in all
 ENCODED_AT_ONCE = 250
 
 
@@ -145,7 +146,7 @@ class Training:
             return
         most = min(THOROUGH_IMAGES, max(QUICK_IMAGES, int(self.images_seen * THOROUGH_SHARE)))
         source = derived_generator(self.config.seed, "prior")
-        chosen = torch.randperm(len(self.images), generator=source)[: most if thorough else QUICK_IMAGES]
+        chosen = self._some_of_each_class(most if thorough else QUICK_IMAGES, source)
         means, deviations, labels = [], [], []
         for start in range(0, len(chosen), ENCODED_AT_ONCE):
             part = chosen[start : start + ENCODED_AT_ONCE]
@@ -158,14 +159,26 @@ class Training:
             means.append(mean)
             deviations.append(deviation)
             labels += [] if own is None else [own]
+        mean, deviation = torch.cat(means), torch.cat(deviations)
+        if not (mean.isfinite().all() and deviation.isfinite().all()):
+            raise TrainingDiverged(self._losses, self.images_seen)
         self._prior, self._notes = fit_prior(
-            torch.cat(means),
-            torch.cat(deviations),
+            mean,
+            deviation,
             torch.cat(labels) if labels else None,
             classes=len(self.classes or ()),
             seed=derived_seed(self.config.seed, "mixture"),
             candidates=THOROUGH if thorough else QUICK,
         )
+
+    def _some_of_each_class(self, most: int, source: torch.Generator) -> Tensor:
+        """Indices of about `most` images, int64 [n], as many of each class that the networks are told as there are."""
+        order = torch.randperm(len(self.images), generator=source)
+        if self.classes is None or self.images.labels is None:
+            return order[:most]
+        labels = self.images.labels.cpu()[order]
+        each = max(LEAST_OF_A_CLASS, most // len(self.classes))
+        return torch.cat([order[labels == label][:each] for label in range(len(self.classes))])
 
     def save(self, run_dir: Path, *, thorough: bool = False) -> Path:
         """Write a checkpoint; returns its directory.
