@@ -119,14 +119,14 @@ class Desk:
             )
             return job.id
 
-    def train_job(self, images: int = 64, **options: object) -> str:
+    def train_job(self, images: int = 64, kind: str = "gan-dcgan", **options: object) -> str:
         with self.resources.database.transaction() as session:
-            session.add(_model("mdl_new"))
+            session.add(_model("mdl_new", kind))
             job = jobs.submit(
                 session,
                 JobKind.TRAIN,
                 {
-                    "kind": "gan-dcgan",
+                    "kind": kind,
                     "resolution": 32,
                     "options": {**SMALL, **options},
                     "budget": {"images": images},
@@ -166,10 +166,8 @@ class Desk:
         return [event.type for event in self.resources.bus.history(job_id)]
 
 
-def _model(name: str, **columns: object) -> Model:
-    return Model(
-        id=name, name=name, kind="gan-dcgan", resolution=32, channels=1, options=SMALL, seed=3, metrics={}, **columns
-    )
+def _model(name: str, kind: str = "gan-dcgan", **columns: object) -> Model:
+    return Model(id=name, name=name, kind=kind, resolution=32, channels=1, options=SMALL, seed=3, metrics={}, **columns)
 
 
 @pytest.fixture
