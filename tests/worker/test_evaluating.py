@@ -15,8 +15,10 @@ from store.records import JobKind, JobStatus, Model
 from store.resources import Resources
 from tests.pictures import prepared_shapes
 from tests.worker.conftest import SMALL, Desk
+from tests.worker.test_training import stop_once_when
 from worker.evaluating import evaluate_model
 from worker.running import Run, Station, run_claimed, run_queued
+from worker.training import train_model
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def desk(resources: Resources, shapes: Path, trained: Path, monkeypatch: pytest.
     return desk
 
 
-def evaluate_job(desk: Desk, **request: object) -> str:
+def evaluate_job(desk: Desk, *, model: str = "mdl_squares", **request: object) -> str:
     with desk.resources.database.transaction() as session:
         job = jobs.submit(
             session,
@@ -48,17 +50,21 @@ def evaluate_job(desk: Desk, **request: object) -> str:
             {"n": 12, "seed": 0, "against": None, **request},
             now=desk.resources.database.now(session),
             dataset_id="ds_squares",
-            model_id="mdl_squares",
-            checkpoint=session.get_one(Model, "mdl_squares").checkpoint,
+            model_id=model,
+            checkpoint=session.get_one(Model, model).checkpoint,
             total=100,
             unit="percent",
         )
         return job.id
 
 
-def model_of(desk: Desk) -> Model:
+def row_of(desk: Desk, model: str) -> Model:
     with desk.resources.database.snapshot() as session:
-        return session.get_one(Model, "mdl_squares")
+        return session.get_one(Model, model)
+
+
+def model_of(desk: Desk) -> Model:
+    return row_of(desk, "mdl_squares")
 
 
 def test_a_model_is_measured_and_its_row_says_how_good_it_is(station: Station, desk: Desk) -> None:
@@ -163,3 +169,23 @@ def test_the_trainer_s_lane_does_both(station: Station, desk: Desk) -> None:
     app.tasks[Lane.TRAIN.queue_name]()
     assert desk.job(train_id).status is JobStatus.SUCCEEDED
     assert desk.job(evaluate_id).status is JobStatus.SUCCEEDED
+
+
+def test_weights_that_wait_to_be_measured_are_kept(
+    station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an evaluation asked for in mid-training, when newer weights come, I expect it to measure those it was asked for."""
+    train_id = desk.train_job(images=800)
+    waiting: list[str] = []
+
+    def ask(run: Run) -> None:
+        waiting.append(evaluate_job(desk, model="mdl_new"))
+
+    monkeypatch.setattr(
+        Run, "should_stop", stop_once_when(lambda run: row_of(desk, "mdl_new").checkpoint is not None, ask)
+    )
+    run_queued(station, Lane.TRAIN, lambda run: {"train": train_model, "evaluate": evaluate_model}[run.claim.kind](run))
+    assert desk.job(train_id).status is JobStatus.SUCCEEDED
+    job = desk.job(waiting[0])
+    assert job.status is JobStatus.SUCCEEDED, job.error_message
+    assert (job.result or {})["evaluation"]["images_seen"] < row_of(desk, "mdl_new").images_seen
