@@ -72,7 +72,9 @@ def test_the_same_key_gives_the_same_job(service: Service) -> None:
     path, key = f"/v1/models/{model_id}/evaluations", {"Idempotency-Key": "once"}
     first, again = (service.http.post(path, json={"n": 60}, headers=key).json() for _ in range(2))
     assert first["id"] == again["id"]
-    assert_problem(service.http.post(path, json={"n": 61}, headers=key), 422, "idempotency_key_reused", "Idempotency-Key")
+    assert_problem(
+        service.http.post(path, json={"n": 61}, headers=key), 422, "idempotency_key_reused", "Idempotency-Key"
+    )
 
 
 def test_what_is_needed_by_an_evaluation_is_not_deleted(service: Service) -> None:
