@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import RedirectResponse
 
 from app import (
+    curves,
     datasets,
     evaluations,
     events,
@@ -53,7 +54,20 @@ TAGS = [
 ]
 ROUTERS = [
     router
-    for module in (datasets, imports, kinds, trainings, models, evaluations, generations, jobs, events, images, health)
+    for module in (
+        datasets,
+        imports,
+        kinds,
+        trainings,
+        models,
+        curves,
+        evaluations,
+        generations,
+        jobs,
+        events,
+        images,
+        health,
+    )
     for router in [module.router]
 ]
 PROBLEMS: dict[int | str, dict[str, Any]] = {

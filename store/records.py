@@ -140,6 +140,18 @@ class Model(Record):
     preview: Mapped[str | None] = mapped_column(String(200))  # blob key of the newest fixed-seed grid
 
 
+class TrainingMetric(Record):
+    """What a training had to say at one moment: a point of its learning curves."""
+
+    __tablename__ = "training_metrics"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    images_seen: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    elapsed_s: Mapped[float]  # of training, over all attempts
+    images_per_s: Mapped[float]
+    losses: Mapped[dict[str, Any]]
+
+
 class Job(Record):
     """A long action, its state and its progress; the row is the truth (docs/jobs.md)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +15,14 @@ from models.catalog import parse_options
 from models.data import PreparedImages
 from models.generator import Generator
 from models.trainer import Tick, TrainingConfig, train
-from store import jobs
+from store import curves, jobs
+from store.errors import Unavailable
 from store.events import Notice
 from store.records import Job, JobKind, Model
 from worker.running import Finish, Run
 from worker.scratch import scratch
+
+log = logging.getLogger(__name__)
 
 
 def train_model(run: Run) -> Finish:
@@ -71,9 +75,12 @@ def _restore(run: Run, run_dir: Path, cache: Path) -> None:
     with run.resources.database.snapshot() as session:
         model = session.get(Model, run.claim.model_id)
         checkpoint = model.checkpoint if model is not None else None
+    images_seen = int(checkpoint.rpartition("/")[2].partition("-")[0]) if checkpoint is not None else 0
+    with run.resources.database.transaction() as session:
+        jobs.hold(session, run.claim)
+        curves.cut_back(session, run.claim.model_id or "", images_seen)
     if checkpoint is not None:
         source = run.resources.blobs.fetch(checkpoint, cache)
-        images_seen = int(checkpoint.rpartition("/")[2].partition("-")[0])
         shutil.copytree(source, run_dir / f"ckpt-{images_seen:012d}")
 
 
@@ -96,8 +103,26 @@ class _Publisher:
         done = min(total, tick.fraction * total)
         rate = 1.0 if self._seconds else tick.images_per_s
         run.report(done=done, total=total, rate=rate, eta_s=tick.eta_s)
+        if tick.losses:
+            self._keep(tick)
         metrics = {"images_seen": tick.images_seen, **_metrics(tick.losses, tick.images_per_s)}
         run.resources.tell(Notice(run.claim.job_id, "metrics", metrics))
+
+    def _keep(self, tick: Tick) -> None:
+        run, claim = self._run, self._run.claim
+        try:
+            with run.resources.database.transaction() as session:
+                jobs.hold(session, claim)
+                curves.add_point(
+                    session,
+                    claim.model_id or "",
+                    images_seen=tick.images_seen,
+                    elapsed_s=tick.elapsed_s,
+                    images_per_s=tick.images_per_s,
+                    losses=tick.losses,
+                )
+        except Unavailable as error:  # a point less is no reason to end a training
+            log.warning("a point of %s's curves was not kept: %s", claim.model_id, error)
 
     def publish_checkpoint(
         self, directory: Path, images_seen: int, losses: Mapping[str, float], images_per_s: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from store import curves
 from store.records import JobKind, Model
 from tests.app.conftest import PNG, Service, assert_problem
 
@@ -62,3 +63,25 @@ def test_a_model_that_a_job_needs_is_not_deleted(service: Service) -> None:
 
     service.worker.fail(claim, "internal", retryable=True)
     assert service.http.delete(f"/v1/models/{model_id}").status_code == 204
+
+
+def test_learning_curves_are_thinned_to_what_was_asked_for(service: Service) -> None:
+    model_id = service.add_model()
+    with service.resources.database.transaction() as session:
+        for n in range(1, 101):
+            curves.add_point(
+                session, model_id, images_seen=n, elapsed_s=n / 2, images_per_s=2.0, losses={"D": 1 / n, "G": 1.0}
+            )
+
+    all_of_it = service.http.get(f"/v1/models/{model_id}/metrics").json()
+    thinned = service.http.get(f"/v1/models/{model_id}/metrics", params={"points": 10}).json()
+
+    assert [point["images_seen"] for point in all_of_it["data"]] == list(range(1, 101))
+    assert [point["images_seen"] for point in thinned["data"]] == list(range(10, 101, 10))
+    assert thinned["data"][-1] == {
+        "images_seen": 100,
+        "elapsed_s": 50.0,
+        "images_per_s": 2.0,
+        "losses": {"D": 0.01, "G": 1.0},
+    }
+    assert_problem(service.http.get("/v1/models/mdl_nope/metrics"), 404, "model_not_found", "model_id")

@@ -47,6 +47,7 @@ def test_the_document_holds_the_whole_contract() -> None:
         "GET /v1/models",
         "GET /v1/models/{model_id}",
         "DELETE /v1/models/{model_id}",
+        "GET /v1/models/{model_id}/metrics",
         "GET /v1/models/{model_id}/preview",
         "POST /v1/models/{model_id}/evaluations",
         "POST /v1/generations",

@@ -141,8 +141,8 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "next"
+down_revision = "0002"
 
 def upgrade():
     with op.batch_alter_table("jobs") as jobs:
@@ -174,9 +174,11 @@ def test_a_later_migration_may_alter_a_table_that_others_refer_to(
         )
     later = tmp_path / "migrations"
     (later / "versions").mkdir(parents=True)
-    for path in ("env.py", "script.py.mako", "versions/0001_the_first_tables.py"):
+    for path in ("env.py", "script.py.mako"):
         (later / path).write_text((database_module.MIGRATIONS / path).read_text())
-    (later / "versions" / "0002_next.py").write_text(NEXT)
+    for version in (database_module.MIGRATIONS / "versions").glob("*.py"):
+        (later / "versions" / version.name).write_text(version.read_text())
+    (later / "versions" / "next.py").write_text(NEXT)
     monkeypatch.setattr(database_module, "MIGRATIONS", later)
 
     database.migrate()

@@ -7,7 +7,7 @@ import pytest
 
 from models import trainer
 from models.generator import Generator
-from store import jobs
+from store import curves, jobs
 from store.errors import LeaseLost
 from store.queue import Lane
 from store.records import Job, JobKind, JobStatus, Model, ModelStatus
@@ -59,6 +59,10 @@ def test_a_training_ends_with_a_model_that_can_generate(station: Station, desk: 
     generator = Generator.load(desk.resources.blobs.fetch(model.checkpoint, desk.resources.settings.scratch_dir))
     assert generator.images_seen == 64
     assert {"metrics", "preview", "progress", "done"} <= set(desk.events(job_id))
+    with desk.resources.database.snapshot() as session:
+        points = curves.read_points(session, model.id, most=100)
+    assert points[-1].images_seen == 64
+    assert set(points[-1].losses) == {"D_real", "D_fake", "G"}
 
 
 def test_of_the_previews_only_the_newest_two_are_kept(station: Station, desk: Desk) -> None:
@@ -123,6 +127,9 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_weights(
     assert (job.status, job.fence) == (JobStatus.SUCCEEDED, 2)
     assert began[0] > 0
     resumed = weights(desk)
+    with desk.resources.database.snapshot() as session:
+        seen = [point.images_seen for point in curves.read_points(session, "mdl_new", most=5000)]
+    assert seen == sorted(set(seen))  # what happened twice is told once
 
     with desk.resources.database.transaction() as session:
         session.delete(session.get_one(Model, "mdl_new"))
