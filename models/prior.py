@@ -28,7 +28,7 @@ from torch import Tensor
 LEAST_IMAGES = 20  # of a class; a mixture of fewer would be guesswork
 IMAGES_A_COMPONENT = 20  # at least, on average
 POINTS = 4000  # that a class should give; with fewer images, several are drawn from each posterior
-MOST_DRAWS = 8  # from one posterior
+MOST_DRAWS = 4  # from one posterior
 HELD_OUT = 0.1  # share of a class's images that judges
 REGULARISATION = 1e-2  # added to each variance; standard normal latents have 1
 ITERATIONS = 40  # of expectation and maximisation, at most
@@ -178,6 +178,7 @@ def _fitted(means: Tensor, deviations: Tensor, seed: int, candidates: Sequence[C
     # It takes a second to load, and who only samples never needs it.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
     count, latent_dim = means.shape
     source = torch.Generator(device="cpu").manual_seed(seed)
@@ -203,10 +204,11 @@ def _fitted(means: Tensor, deviations: Tensor, seed: int, candidates: Sequence[C
             init_params="k-means++",
             random_state=seed % 2**32,
         )
-        with warnings.catch_warnings():
+        # One thread: the same sums on every machine, and no waiting for cores that training's own threads hold.
+        with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
             warnings.simplefilter("ignore", ConvergenceWarning)  # what it has after ITERATIONS is judged like any other
             mixture.fit(learning)
-        scores = mixture.score_samples(judging)
+            scores = mixture.score_samples(judging)
         gains = (scores - best_scores).reshape(draws, held).mean(axis=0)  # of each picture
         if gains.mean() > STANDARD_ERRORS * gains.std() / math.sqrt(held):
             best, best_scores = _prior(mixture.weights_, mixture.means_, mixture.covariances_), scores
