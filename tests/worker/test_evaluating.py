@@ -175,7 +175,7 @@ def test_weights_that_wait_to_be_measured_are_kept(
     station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given an evaluation asked for in mid-training, when newer weights come, I expect it to measure those it was asked for."""
-    train_id = desk.train_job(images=300)
+    train_id = desk.train_job(images=800)
     waiting: list[str] = []
 
     def ask(run: Run) -> None:

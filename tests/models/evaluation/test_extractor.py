@@ -20,8 +20,8 @@ from tests.pictures import prepared_shapes
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two hundred and forty discs, squares and rings, prepared."""
-    return prepared_shapes(tmp_path_factory.mktemp("shapes"), 240, channels=1, classes=3)
+    """Three hundred discs, squares and rings, prepared."""
+    return prepared_shapes(tmp_path_factory.mktemp("shapes"), 300, channels=1, classes=3)
 
 
 @pytest.fixture
@@ -32,13 +32,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_with_labels_it_learns_to_read_them(shapes: Path) -> None:
     data = PreparedImages.open(shapes)
-    extractor = train_extractor(data, 32, lesson_images=2000)
+    extractor = train_extractor(data, 32, lesson_images=2500)
     images = data.load(32)
     features, logits = extractor.read(images.pixels)
     assert images.labels is not None
     assert (logits.argmax(dim=1) == images.labels).double().mean() > 0.7  # chance: 0.33
     assert (extractor.card.lesson, extractor.card.classes) == ("labels", ["class-0", "class-1", "class-2"])
-    assert features.shape == (240, FEATURES)
+    assert features.shape == (300, FEATURES)
     assert features.mean(dim=0).abs().max() < 0.3
     assert 0.8 < float(features.std(dim=0).mean()) < 1.2
 
@@ -46,7 +46,7 @@ def test_with_labels_it_learns_to_read_them(shapes: Path) -> None:
 def test_without_labels_it_learns_to_tell_pictures_apart(prepared: Prepare) -> None:
     """Given pictures without labels, when one is seen again a little changed, I expect its features to be the nearest."""
     data = prepared(100, classes=0)
-    extractor = train_extractor(data, 32, lesson_images=1000)
+    extractor = train_extractor(data, 32, lesson_images=1500)
     pixels = data.load(32).pixels
     features, _ = extractor.read(pixels)
     changed, _ = extractor.read((pixels.float() * 0.9 + 12).to(torch.uint8).roll((1, 1), dims=(2, 3)))
@@ -63,9 +63,9 @@ def test_labels_with_too_few_images_each_are_not_learnt(prepared: Prepare) -> No
 def test_equal_seeds_give_equal_weights(classes: int, prepared: Prepare) -> None:
     data = prepared(60, classes=classes)
     torch.manual_seed(1)
-    first = train_extractor(data, 32, lesson_images=128)
+    first = train_extractor(data, 32, lesson_images=256)
     torch.manual_seed(2)  # the world outside must not matter
-    again, other = (train_extractor(data, 32, lesson_images=128, seed=seed) for seed in (0, 1))
+    again, other = (train_extractor(data, 32, lesson_images=256, seed=seed) for seed in (0, 1))
     assert first.sha256 == again.sha256 != other.sha256
 
 
