@@ -56,6 +56,10 @@ class Objective(Protocol):
     #: In the order they run within a step; together their modules hold all that is learnt.
     phases: tuple[Phase, ...]
 
+    #: What a step lets people watch and no phase minimises, by name: detached scalars on the device, or numbers that the
+    #: objective has at hand. Phases write here, the loop empties it before each step and keeps the means.
+    gauges: dict[str, Tensor | float]
+
 
 @runtime_checkable
 class Encodes(Protocol):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -37,6 +37,7 @@ class Tick:
     eta_s: float | None  # None while there is no telling
     elapsed_s: float  # of training, over all attempts
     losses: dict[str, float]  # means since the tick before
+    gauges: dict[str, float] = field(default_factory=dict)  # what else to watch, by name, none of it minimised
     checkpoint: Path | None = None  # a directory that was just written
     preview: Path | None = None  # a PNG that was just written
 
@@ -122,6 +123,7 @@ def train(
                         eta_s=eta_s,
                         elapsed_s=training.elapsed_s,
                         losses=losses,
+                        gauges=training.read_gauges(),
                         checkpoint=written,
                         preview=preview,
                     )

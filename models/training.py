@@ -21,6 +21,7 @@ from models.data import PreparedImages
 from models.ema import ExponentialMovingAverage
 from models.errors import BadCheckpoint, InvalidOption, TrainingDiverged
 from models.generator import Generator, GeneratorCard, load_weights
+from models.means import Means
 from models.objective import Batch, Encodes, Phase
 from models.prior import QUICK, THOROUGH, MixturePrior, fit_prior
 from models.randomness import EndlessShuffle, derived_generator, derived_seed
@@ -67,9 +68,9 @@ class Training:
         )
         self.random = derived_generator(config.seed, "steps")
         self.device = device
-        self._sums: dict[str, Tensor] = {}  # of losses since they were last read, on the device
-        self._steps = 0  # since the losses were last read
+        self._loss_means, self._gauge_means = Means(), Means()  # since they were last read
         self._losses: dict[str, float] = {}  # as last read
+        self._gauges: dict[str, float] = {}  # as last read
 
     @property
     def card(self) -> GeneratorCard:
@@ -88,16 +89,15 @@ class Training:
         """Draw one batch and let every phase learn from it."""
         options = self.config.options
         batch = self._next_batch(options)
+        self.objective.gauges.clear()
         for phase in self.objective.phases:
             phase.optimizer.zero_grad(set_to_none=True)
             losses = phase.losses(batch)
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call] # torch's own gap
             phase.optimizer.step()
-            for name, loss in losses.items():
-                total = self._sums.get(name)
-                self._sums[name] = loss.detach() if total is None else total + loss.detach()
+            self._loss_means.add(losses)
+        self._gauge_means.add(self.objective.gauges)
         self.images_seen += options.batch_size
-        self._steps += 1
         self.average.update(self.objective.generator, images_seen=self.images_seen, batch_size=options.batch_size)
 
     def _next_batch(self, options: TrainOptions) -> Batch:
@@ -116,18 +116,24 @@ class Training:
         )
 
     def read_losses(self) -> dict[str, float]:
-        """The mean losses since the last call: the only moment at which the device is waited for.
+        """The mean losses since the last call; until the next step, those of the call before.
 
         Raises:
             TrainingDiverged: one of them is not finite.
         """
-        if self._steps:
-            means = (torch.stack(list(self._sums.values())) / self._steps).tolist()
-            self._losses = dict(zip(self._sums, means, strict=True))
-            self._sums, self._steps = {}, 0
+        self._losses = self._loss_means.read() or self._losses
         if not all(math.isfinite(loss) for loss in self._losses.values()):
             raise TrainingDiverged(self._losses, self.images_seen)
         return self._losses
+
+    def read_gauges(self) -> dict[str, float]:
+        """What else there is to watch: means since the last call, and each phase's learning rate as it is now.
+
+        A gauge that is not finite is left out: a mean logit may overflow where every loss is still sound.
+        """
+        self._gauges = self._gauge_means.read() or self._gauges
+        rates = {f"lr_{phase.name}": float(phase.optimizer.param_groups[0]["lr"]) for phase in self.objective.phases}
+        return {name: value for name, value in {**self._gauges, **rates}.items() if math.isfinite(value)}
 
     def sampled(self) -> Generator:
         """The generator as a sampler would load it now; a prior that was fitted since the start still serves."""

@@ -108,16 +108,26 @@ class DcganObjective:
         for network in (self.generator, self.discriminator):
             network.to(device).to(memory_format=torch.channels_last)
         self._fakes = torch.empty(0)  # of this step: made in phase D, judged again in phase G
+        self.gauges: dict[str, Tensor | float] = {}
         self.phases: tuple[Phase, ...] = (
             Phase("D", self.discriminator, _adam(self.discriminator, options), self.discriminator_losses),
             Phase("G", self.generator, _adam(self.generator, options), self.generator_losses),
         )
 
     def discriminator_losses(self, batch: Batch) -> Mapping[str, Tensor]:
-        """L_D = -E log D(x) - E log(1 - D(G(z))), where log(1 - sigmoid(a)) = -softplus(a)."""
+        """L_D = -E log D(x) - E log(1 - D(G(z))), where log(1 - sigmoid(a)) = -softplus(a).
+
+        Watched beside it: the mean logits, and R_t = E sign(D(x)) of the training images, whose rise to 1 is how a
+        discriminator learns them by heart (Karras et al. 2020, arXiv:2006.06676, equation 1).
+        """
         self._fakes = self.generator(batch.latents, batch.labels)
         real_logits = self.discriminator(batch.images, batch.labels)
         fake_logits = self.discriminator(self._fakes.detach(), batch.labels)
+        self.gauges |= {
+            "D_real_logit": real_logits.detach().mean(),
+            "D_fake_logit": fake_logits.detach().mean(),
+            "R_t": real_logits.detach().sign().mean(),
+        }
         return {"D_real": F.softplus(-real_logits).mean(), "D_fake": F.softplus(fake_logits).mean()}
 
     def generator_losses(self, batch: Batch) -> Mapping[str, Tensor]:

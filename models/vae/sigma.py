@@ -146,16 +146,26 @@ class VaeSigmaObjective:
         self.network = VaeSigma(options, shape)
         self.network.to(device).to(memory_format=torch.channels_last)
         self.generator: nn.Module = self.network
+        self.gauges: dict[str, Tensor | float] = {}
         optimizer = torch.optim.Adam(self.network.parameters(), lr=options.learning_rate, fused=True)
         self.phases: tuple[Phase, ...] = (Phase("VAE", self.network, optimizer, self.losses),)
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Nats a picture; the batch's latents serve as the noise of z = mean + deviation * noise."""
+        """Nats a picture; the batch's latents serve as the noise of z = mean + deviation * noise.
+
+        Watched beside them: sigma in units of [-1, 1], the KL divergence without weight or free bits, and its weight.
+        """
         means, log_variances = self.network.encoder(batch.images, batch.labels)
         latents = means + (0.5 * log_variances).exp() * batch.latents
         pictures = self.network.decoder(latents, batch.labels)
         divergence = kl_divergence(means, log_variances, free_nats=self.options.free_nats)
         warmth = warm_up(batch.images_seen + len(batch.images), self.options.kl_warmup_images)
+        with torch.no_grad():
+            self.gauges |= {
+                "sigma": best_variance(F.mse_loss(pictures, batch.images)).sqrt(),
+                "KL_unweighted": kl_divergence(means, log_variances, free_nats=0),
+                "KL_weight": warmth,
+            }
         return {"reconstruction": negative_log_likelihood(pictures, batch.images), "KL": warmth * divergence}
 
 
@@ -170,8 +180,13 @@ def negative_log_likelihood(pictures: Tensor, images: Tensor) -> Tensor:
         a scalar: summed over pixels, averaged over the batch.
     """
     error = F.mse_loss(pictures, images)
-    variance = error.detach().clamp_min(LEAST_VARIANCE)  # at the optimum its own gradient is zero
+    variance = best_variance(error)
     return 0.5 * images[0].numel() * (torch.log(2 * math.pi * variance) + error / variance)
+
+
+def best_variance(error: Tensor) -> Tensor:
+    """The sigma^2 under which pictures of this mean squared error are likeliest; the error's gradient stays out of it."""
+    return error.detach().clamp_min(LEAST_VARIANCE)  # at the optimum its own gradient is zero
 
 
 def kl_divergence(means: Tensor, log_variances: Tensor, *, free_nats: float) -> Tensor:

@@ -56,8 +56,10 @@ def test_losses_are_finite_and_named(name: str, prepared: Prepare, configured: C
     training = Training(prepared(8), configured(name), CPU)
     for _ in range(10):
         training.step()
-    losses = training.read_losses()
+    losses, gauges = training.read_losses(), training.read_gauges()
     assert losses
+    assert len(gauges) > len(training.objective.phases)
+    assert not gauges.keys() & losses.keys()
     assert all(math.isfinite(loss) for loss in losses.values())
 
 

@@ -88,6 +88,7 @@ def test_ticks_tell_how_far_it_is(prepared: Prepare, configured: Configure, tmp_
     assert [tick.images_seen for tick in ticks] == [0, 8, 16, 24, 32, 40]
     assert [tick.fraction for tick in ticks] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert all(tick.losses.keys() == {"D_real", "D_fake", "G"} for tick in ticks[1:])
+    assert all(tick.gauges.keys() == {"D_real_logit", "D_fake_logit", "R_t", "lr_D", "lr_G"} for tick in ticks[1:])
     assert all(tick.images_per_s > 0 and tick.eta_s is not None for tick in ticks[1:])
     assert ticks[-1].eta_s == 0
     assert (ticks[-1].checkpoint, ticks[-1].preview) == (outcome.checkpoint, outcome.preview)

@@ -89,6 +89,18 @@ def test_the_warm_up_follows_the_images_seen() -> None:
     assert late == later > 0
 
 
+def test_gauges_tell_sigma_and_the_divergence_before_its_weight() -> None:
+    objective = VaeSigmaObjective(
+        SMALL.model_copy(update={"kl_warmup_images": 100, "free_nats": 0.0}), Shape(32, 1, 0), torch.device("cpu")
+    )
+    losses = objective.losses(Batch(torch.zeros(10, 1, 32, 32), None, torch.zeros(10, 8), images_seen=10))
+    gauges = {name: float(value) for name, value in objective.gauges.items()}
+    assert gauges["KL_weight"] == 0.2
+    assert gauges["KL_unweighted"] == pytest.approx(losses["KL"].item() / 0.2, rel=1e-4)
+    nats = 512 * (math.log(2 * math.pi * gauges["sigma"] ** 2) + 1)  # P/2 (ln 2 pi sigma^2 + 1), at the best sigma
+    assert nats == pytest.approx(losses["reconstruction"].item(), rel=1e-4)
+
+
 def test_the_noise_of_the_posterior_is_the_latent_of_the_batch() -> None:
     """Nothing is drawn inside, so that a step follows from the loop's random state."""
     objective = VaeSigmaObjective(SMALL, Shape(32, 1, 0), torch.device("cpu"))
