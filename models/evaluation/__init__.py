@@ -2,14 +2,18 @@
 
 from models.evaluation.extractor import Extractor, find_extractor, kept_extractor, train_extractor
 from models.evaluation.measuring import MOST_GENERATED, evaluate
+from models.evaluation.quick import QUICK_N, QuickMeasure, QuickScores
 from models.evaluation.report import MEASURES, Evaluation, Measure, Score
 
 __all__ = [
     "MEASURES",
     "MOST_GENERATED",
+    "QUICK_N",
     "Evaluation",
     "Extractor",
     "Measure",
+    "QuickMeasure",
+    "QuickScores",
     "Score",
     "evaluate",
     "find_extractor",

@@ -13,7 +13,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,13 +25,13 @@ from models.evaluation.frechet import frechet_distance
 from models.evaluation.kernel import kernel_distance
 from models.evaluation.memorisation import memorisation
 from models.evaluation.neighbours import manifold
+from models.evaluation.pictures import Pictures, asked_labels
 from models.evaluation.reading import classifier_accuracy, inception_score
 from models.evaluation.report import MEASURES, Evaluation, Score
 from models.evaluation.similarity import mean_pairwise_similarity
 from models.evaluation.sliced import patch_distance
 from models.evaluation.split import split
 from models.generator import Generator
-from models.manifest import Manifest
 from models.randomness import derived_generator, derived_seed
 from models.sampling import SampleItem, Sampler
 
@@ -44,27 +43,6 @@ _MADE_AT_ONCE = 256
 
 OnProgress = Callable[[int, int], None]  # pictures done, pictures in all; each kind of work counts every picture once
 ShouldStop = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """A set of pictures, and what the extractor sees in them."""
-
-    images: Tensor  # uint8 [N, C, H, W]
-    features: Tensor  # float64 [N, F]
-    outputs: Tensor  # float32 [N, K]; logits where the extractor learnt labels
-    labels: (
-        Tensor | None
-    )  # int64 [N], by the extractor's classes: of real pictures theirs, of generated those asked for
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def part(self, start: int, size: int) -> Pictures:
-        """`size` pictures from `start` on."""
-        chosen = slice(start, start + size)
-        labels = None if self.labels is None else self.labels[chosen]
-        return Pictures(self.images[chosen], self.features[chosen], self.outputs[chosen], labels)
 
 
 def evaluate(
@@ -118,7 +96,7 @@ def evaluate(
     theirs = _real(loaded if against is None else against.load(generator.resolution), reference, extractor, progress)
     floor_pictures = _real(loaded, control, extractor, progress)
     study_features = _real(loaded, study, extractor, progress).features
-    asked, of_class = _asked(generator, data.manifest, n, seed)
+    asked, of_class = asked_labels(generator, data.manifest, n, seed)
     made_at = time.monotonic()
     images = _generate(generator, asked, n, seed, progress)
     images_per_s = n / (time.monotonic() - made_at)
@@ -202,20 +180,6 @@ def _generate(generator: Generator, labels: Tensor | None, n: int, seed: int, pr
         made.extend(torch.from_numpy(picture.pixels) for picture in part)
         progress.advance(len(part))
     return torch.stack(made)
-
-
-def _asked(generator: Generator, manifest: Manifest, n: int, seed: int) -> tuple[Tensor | None, Tensor | None]:
-    """The labels to ask for, as often as the data has them and well mixed: by the generator's classes, and by the data's.
-
-    None and None where the generator takes no labels, or others than the data has.
-    """
-    ours, theirs = generator.classes, manifest.classes
-    if ours is None or theirs is None or manifest.class_counts is None or not set(theirs) <= set(ours):
-        return None, None
-    shares = torch.tensor(manifest.class_counts, dtype=torch.float64).cumsum(0) / sum(manifest.class_counts)
-    of_data = torch.searchsorted(shares, (torch.arange(n, dtype=torch.float64) + 0.5) / n)
-    of_data = of_data[torch.randperm(n, generator=derived_generator(seed, "labels"))]
-    return torch.tensor([ours.index(name) for name in theirs])[of_data], of_data
 
 
 def _unseen(against: PreparedImages, data: PreparedImages) -> Tensor:

@@ -42,7 +42,7 @@ def manifold(real: Tensor, generated: Tensor, *, neighbours: int = 5) -> Manifol
     smallest = min(len(real), len(generated))
     if smallest <= neighbours:
         raise ValueError(f"{neighbours} neighbours need more than {smallest} images in each set")
-    real_radii, generated_radii = (_radii(features, neighbours) for features in (real, generated))  # (N,), (M,)
+    real_radii, generated_radii = (radii(features, neighbours) for features in (real, generated))  # (N,), (M,)
     inside = torch.zeros(len(generated), dtype=torch.int64)  # real balls that each generated image lies in
     covered, recalled = [], []
     for start, distances in _distances(real, generated):  # (rows, M)
@@ -58,15 +58,21 @@ def manifold(real: Tensor, generated: Tensor, *, neighbours: int = 5) -> Manifol
     )
 
 
-def nearest(queries: Tensor, points: Tensor) -> Tensor:
-    """The distance from each of the queries [M, F] to the nearest of the points [N, F]: [M]."""
-    return torch.cat([distances.amin(dim=1) for _, distances in _distances(queries, points)])
+def covered_share(real: Tensor, real_radii: Tensor, generated: Tensor) -> float:
+    """Coverage alone, where the radii of the real images [N] are known: the share with a generated one in their ball."""
+    closest = nearest(real, generated)
+    return float((closest <= real_radii).double().mean())
 
 
-def _radii(features: Tensor, neighbours: int) -> Tensor:
+def radii(features: Tensor, neighbours: int) -> Tensor:
     """The distance of each row to its k-th nearest other row, [N]; itself is the nearest of all."""
     parts = [distances.kthvalue(neighbours + 1, dim=1).values for _, distances in _distances(features, features)]
     return torch.cat(parts)
+
+
+def nearest(queries: Tensor, points: Tensor) -> Tensor:
+    """The distance from each of the queries [M, F] to the nearest of the points [N, F]: [M]."""
+    return torch.cat([distances.amin(dim=1) for _, distances in _distances(queries, points)])
 
 
 def _distances(rows: Tensor, columns: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -8,51 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.catalog import MAX_SEED
 from models.data import PreparedImages
 from models.errors import InvalidOption, NotComparable, Stopped, TooFewImages
-from models.evaluation import MEASURES, Evaluation, Extractor, evaluate, train_extractor
+from models.evaluation import MEASURES, Evaluation, Extractor, evaluate
 from models.evaluation.split import split
-from models.generator import Generator, GeneratorCard
+from models.generator import Generator
+from tests.models.evaluation.shapes import CLASSES, Album, album_generator, control, labels_of
 from tests.pictures import prepared_shapes
-
-CLASSES = ["class-0", "class-1", "class-2"]
-
-
-class _Album(nn.Module):
-    """Stands for a network: develops one of the pictures that it holds, chosen by the latent, of the label's class."""
-
-    def __init__(self, pictures: Tensor, labels: Tensor | None = None) -> None:
-        super().__init__()
-        self.pictures = nn.Parameter(pictures.float() / 127.5 - 1)
-        self.labels = labels
-
-    def forward(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        place = (latents[:, 0].sigmoid() * 1e6).long()
-        if labels is None or self.labels is None:
-            return self.pictures[place % len(self.pictures)]
-        of_class = [(self.labels == label).nonzero().flatten() for label in range(len(CLASSES))]
-        chosen = [of_class[label][spot % len(of_class[label])] for label, spot in zip(labels, place, strict=True)]
-        return self.pictures[torch.stack(chosen)]
-
-
-def _generator(network: nn.Module, classes: list[str] | None = None) -> Generator:
-    card = GeneratorCard(kind="gan-dcgan", options={}, resolution=32, channels=1, classes=classes, images_seen=640)
-    return Generator(network, card)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedImages:
-    """Six hundred discs, squares and rings."""
-    torch.set_num_threads(1)
-    return PreparedImages.open(prepared_shapes(tmp_path_factory.mktemp("shapes"), 600, channels=1, classes=3))
-
-
-@pytest.fixture(scope="module")
-def extractor(data: PreparedImages) -> Extractor:
-    return train_extractor(data, 32, lesson_images=4000)
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +33,9 @@ def _floors(evaluation: Evaluation) -> dict[str, float]:
     return {name: score.floor for name, score in evaluation.scores.items()}
 
 
-def _labels(data: PreparedImages) -> Tensor:
-    assert data.labels is not None
-    return torch.from_numpy(data.labels)
-
-
-def _control(data: PreparedImages) -> Tensor:
-    """Pictures that neither the extractor nor the reference has: what a perfect generator would make."""
-    return data.load(32).pixels[split(data.manifest).control]
-
-
 def test_a_perfect_generator_scores_about_the_floor(data: PreparedImages, extractor: Extractor) -> None:
-    labels = _labels(data)[split(data.manifest).control]
-    found = evaluate(_generator(_Album(_control(data), labels), CLASSES), data, extractor, n=200)
+    labels = labels_of(data)[split(data.manifest).control]
+    found = evaluate(album_generator(Album(control(data), labels), CLASSES), data, extractor, n=200)
     values, floors = _values(found), _floors(found)
     assert set(values) == set(MEASURES)
     assert values["fd_domain"] < 3 * floors["fd_domain"]
@@ -96,10 +51,10 @@ def test_one_that_drops_classes_is_found_out_by_variety_and_by_labels(
     data: PreparedImages, extractor: Extractor
 ) -> None:
     """Given a model that answers every label with discs, I expect it to lose recall, coverage, and its readings."""
-    labels = _labels(data)
-    control = split(data.manifest).control
-    discs = data.load(32).pixels[control[labels[control] == 0]]
-    found = evaluate(_generator(_Album(discs), CLASSES), data, extractor, n=100)
+    labels = labels_of(data)
+    held = split(data.manifest).control
+    discs = data.load(32).pixels[held[labels[held] == 0]]
+    found = evaluate(album_generator(Album(discs), CLASSES), data, extractor, n=100)
     values, floors = _values(found), _floors(found)
     assert values["fd_domain"] > 10 * floors["fd_domain"]
     assert values["coverage"] < 0.6 * floors["coverage"]
@@ -109,7 +64,7 @@ def test_one_that_drops_classes_is_found_out_by_variety_and_by_labels(
 
 def test_noise_is_found_out_by_fidelity(data: PreparedImages, extractor: Extractor) -> None:
     noise = torch.randint(256, (100, 1, 32, 32), generator=torch.Generator().manual_seed(0))
-    found = evaluate(_generator(_Album(noise)), data, extractor, n=100)
+    found = evaluate(album_generator(Album(noise)), data, extractor, n=100)
     values, floors = _values(found), _floors(found)
     assert values["precision"] < 0.1 < 0.8 < floors["precision"]
     assert values["density"] < 0.1
@@ -121,7 +76,7 @@ def test_noise_is_found_out_by_fidelity(data: PreparedImages, extractor: Extract
 def test_one_that_repeats_its_training_pictures_is_found_out(
     data: PreparedImages, extractor: Extractor, pixels: Tensor
 ) -> None:
-    found = evaluate(_generator(_Album(pixels[split(data.manifest).study[:100]])), data, extractor, n=100)
+    found = evaluate(album_generator(Album(pixels[split(data.manifest).study[:100]])), data, extractor, n=100)
     assert found.memorisation.copies > 0.9
     assert found.memorisation.closer_to_training > 0.9
     assert not found.memorisation.held_out_unseen
@@ -129,7 +84,7 @@ def test_one_that_repeats_its_training_pictures_is_found_out(
 
 
 def test_equal_input_gives_equal_numbers_and_another_seed_others(data: PreparedImages, extractor: Extractor) -> None:
-    generator = _generator(_Album(_control(data)))
+    generator = album_generator(Album(control(data)))
     torch.manual_seed(1)
     first = evaluate(generator, data, extractor, n=60)
     torch.manual_seed(2)
@@ -143,11 +98,11 @@ def test_more_pictures_than_real_ones_are_measured_in_rounds_of_as_many(
     data: PreparedImages, extractor: Extractor
 ) -> None:
     """Given some 120 pictures for the floor, when 300 are asked for, I expect two rounds and the spread between them."""
-    found = evaluate(_generator(_Album(_control(data))), data, extractor, n=300)
+    found = evaluate(album_generator(Album(control(data))), data, extractor, n=300)
     available = len(split(data.manifest).control)
     assert (found.n, found.rounds) == (available, 300 // available)
     assert found.scores["fd_domain"].spread is not None
-    once = evaluate(_generator(_Album(_control(data))), data, extractor, n=50)
+    once = evaluate(album_generator(Album(control(data))), data, extractor, n=50)
     assert (once.n, once.rounds, once.scores["fd_domain"].spread) == (50, 1, None)
 
 
@@ -156,7 +111,7 @@ def test_another_data_set_takes_the_references_place(
 ) -> None:
     """Given other pictures, some of which the data has too, I expect only the new ones to be compared with."""
     others = _renamed(PreparedImages.open(prepared_shapes(tmp_path, 40, channels=1, classes=3)), data, shared=10)
-    found = evaluate(_generator(_Album(_control(data))), data, extractor, against=others, n=50)
+    found = evaluate(album_generator(Album(control(data))), data, extractor, against=others, n=50)
     assert (found.n_reference, found.reference) == (30, others.manifest.source_name)
     assert found.memorisation.held_out_unseen
     assert any("Only 30 reference images" in note for note in found.notes)
@@ -174,7 +129,11 @@ def _renamed(others: PreparedImages, data: PreparedImages, shared: int) -> Prepa
 def test_progress_grows_to_all_of_it(data: PreparedImages, extractor: Extractor) -> None:
     told: list[tuple[int, int]] = []
     evaluate(
-        _generator(_Album(_control(data))), data, extractor, n=20, on_progress=lambda *told_now: told.append(told_now)
+        album_generator(Album(control(data))),
+        data,
+        extractor,
+        n=20,
+        on_progress=lambda *told_now: told.append(told_now),
     )
     assert told == sorted(told)
     assert len({total for _, total in told}) == 1
@@ -183,32 +142,33 @@ def test_progress_grows_to_all_of_it(data: PreparedImages, extractor: Extractor)
 
 
 def test_it_can_be_stopped_at_any_moment(data: PreparedImages, extractor: Extractor) -> None:
+    album = album_generator(Album(control(data)))
     for patience in (0, 3, 8, 12):
         asked = iter([False] * patience)
         with pytest.raises(Stopped):
-            evaluate(_generator(_Album(_control(data))), data, extractor, n=20, should_stop=lambda: next(asked, True))  # noqa: B023 # used at once
+            evaluate(album, data, extractor, n=20, should_stop=lambda: next(asked, True))  # noqa: B023 # used at once
 
 
 def test_classes_that_the_data_does_not_have_are_said_and_not_scored(
     data: PreparedImages, extractor: Extractor
 ) -> None:
-    found = evaluate(_generator(_Album(_control(data)), ["cats", "dogs"]), data, extractor, n=20)
+    found = evaluate(album_generator(Album(control(data)), ["cats", "dogs"]), data, extractor, n=20)
     assert "classifier_accuracy" not in found.scores
     assert any("classes are not the data's" in note for note in found.notes)
 
 
 def test_labels_are_asked_for_by_name_as_often_as_the_data_has_them(data: PreparedImages, extractor: Extractor) -> None:
     """Given a model whose classes stand in another order, I expect each name to mean what it says."""
-    shuffled = _Album(
-        data.load(32).pixels, (_labels(data) + 1) % 3
+    shuffled = Album(
+        data.load(32).pixels, (labels_of(data) + 1) % 3
     )  # the model's class 0 is the data's class-2, and so on
-    generator = _generator(shuffled, ["class-2", "class-0", "class-1"])
+    generator = album_generator(shuffled, ["class-2", "class-0", "class-1"])
     found = evaluate(generator, data, extractor, n=60)
     assert found.scores["classifier_accuracy"].value > 0.9
 
 
 def test_what_does_not_fit_is_refused(data: PreparedImages, extractor: Extractor, tmp_path: Path) -> None:
-    generator = _generator(_Album(_control(data)))
+    generator = album_generator(Album(control(data)))
     large = Generator(generator.network, generator.card.model_copy(update={"resolution": 64}))
     with pytest.raises(NotComparable, match="64 px and 1 channels"):
         evaluate(large, data, extractor)
