@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from models import checkpoint
+from models.appraisal import LEADING
 from models.catalog import KINDS, kind, parse_options
 from models.config import TrainingConfig
 from models.console import INTERRUPTED, Device, Json, errors, interruptible, progress, say
 from models.data import PreparedImages
 from models.errors import InvalidOption, NoCheckpoint, UnknownLabel
-from models.evaluation import MEASURES, MOST_GENERATED, Evaluation, evaluate, kept_extractor
+from models.evaluation import MEASURES, MOST_GENERATED, Evaluation, evaluate, kept_extractor, live_measure
 from models.generator import CARD, Generator
 from models.png import encode, grid
 from models.prepare import prepare
@@ -94,6 +95,14 @@ def train_command(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the kind; may be given several times.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Decides weights, order and latents.")] = 0,
+    evaluation_share: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Of the time, at most, for following FD-domain, KID and coverage. 0: none."),
+    ] = 0.05,
+    patience: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Stop when N measurements bring no better FD-domain. Default: go on."),
+    ] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -106,16 +115,41 @@ def train_command(
             budget_images=images,
             budget_s=seconds,
             seed=seed,
+            evaluation_share=evaluation_share,
+            patience=patience,
         )
         with interruptible() as interrupted, progress() as shown:
+            lesson = shown.add_task("learning the data", total=None, note="", visible=False)
+            live = live_measure(
+                data,
+                prepared,
+                config,
+                lambda extractor: extractor.save(data),
+                device=device,
+                on_progress=lambda done, total: shown.update(lesson, completed=done, total=total, visible=True),
+                should_stop=interrupted,
+            )
+            shown.update(lesson, visible=False)
+            if live.note is not None:
+                say(live.note)
             bar = shown.add_task("training", total=1.0, note="")
+            scores: dict[str, float] = {}
 
             def on_tick(tick: Tick) -> None:
                 if as_json:
                     typer.echo(json.dumps({"event": "tick", **asdict(tick)}, default=str))
-                shown.update(bar, completed=tick.fraction, note=_note(tick))
+                scores.update(tick.scores or {})
+                shown.update(bar, completed=tick.fraction, note=_note(tick, scores))
 
-            outcome = train(prepared, config, run, device=device, on_tick=on_tick, should_stop=interrupted)
+            outcome = train(
+                prepared,
+                config,
+                run,
+                device=device,
+                measure=live.measure,
+                on_tick=on_tick,
+                should_stop=interrupted,
+            )
     _say_outcome(outcome, run, as_json)
     if not outcome.finished:
         raise typer.Exit(INTERRUPTED)
@@ -232,8 +266,12 @@ def _say_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:
         event = "finished" if outcome.finished else "stopped"
         typer.echo(json.dumps({"event": event, **asdict(outcome)}, default=str))
     elif outcome.finished:
-        say(f"trained on {outcome.images_seen:,} images in {outcome.elapsed_s:.0f} s")
+        why = "; it got no better any more" if outcome.gave_up else ""
+        say(f"trained on {outcome.images_seen:,} images in {outcome.elapsed_s:.0f} s{why}")
         say(f"preview: {outcome.preview}\nmodel:   {outcome.checkpoint}")
+        best = checkpoint.best(run)
+        if best not in (None, outcome.checkpoint):
+            say(f"best:    {best} by FD-domain")
         say(f"next:    python -m models sample {run} grid.png")
     else:
         say(
@@ -242,10 +280,11 @@ def _say_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:
         )
 
 
-def _note(tick: Tick) -> str:
+def _note(tick: Tick, scores: Mapping[str, float]) -> str:
+    quality = f"  FD-domain {scores[LEADING]:.3g}" if LEADING in scores else ""
     losses = "  ".join(f"{name} {value:.3f}" for name, value in tick.losses.items())
     eta = "" if tick.eta_s is None else f"  {int(tick.eta_s) // 60}:{int(tick.eta_s) % 60:02d} left"
-    return f"{tick.images_seen:,} images  {tick.images_per_s:,.0f} images/s  {losses}{eta}"
+    return f"{tick.images_seen:,} images  {tick.images_per_s:,.0f} images/s{quality}  {losses}{eta}"
 
 
 def _parse_pairs(pairs: Sequence[str]) -> dict[str, str]:

@@ -22,6 +22,8 @@ __all__ = [
     "KINDS",
     "MAX_BUDGET_IMAGES",
     "MAX_BUDGET_S",
+    "MAX_EVALUATION_SHARE",
+    "MAX_PATIENCE",
     "MAX_RESOLUTION",
     "MAX_SEED",
     "DcganOptions",
@@ -38,6 +40,8 @@ __all__ = [
 MAX_RESOLUTION = 256  # pixels on a side; also the largest that prepared data is kept at
 MAX_BUDGET_IMAGES = 1_000_000_000
 MAX_BUDGET_S = 30 * 24 * 3600.0  # thirty days
+MAX_EVALUATION_SHARE = 0.5  # of a training's time; measuring more than learning would be no training
+MAX_PATIENCE = 1000  # measurements
 MAX_SEED = 2**32 - 1  # PyTorch's CPU generator reads no more bits than these: larger seeds would repeat smaller ones
 
 

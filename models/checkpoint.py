@@ -1,11 +1,12 @@
 """Checkpoints: all that a training needs to go on, bit for bit, and the generator as it is at that moment.
 
-A run's directory holds `ckpt-{images_seen}/`, each with four files:
+A run's directory holds `ckpt-{images_seen}/`, each with four files and maybe a fifth:
 
     training.json           what was trained, how far it came, and the seals of the other three
     training.safetensors    weights, averages of gradients, random state
     generator.json          the generator's card        } the two that
     generator.safetensors   its averaged weights        } make a model
+    scores.json             what the generator scored, where it was measured (`models.appraisal`)
 
 A directory gets its name when it is whole, and its seals are checked when it is read, so that one that was damaged later is
 passed over for the one before. Nothing is ever pickled.
@@ -21,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from torch import Tensor, nn
 
-from models.errors import BadCheckpoint
+from models.appraisal import LEADING
+from models.errors import BadCheckpoint, CheckpointError
 from models.generator import CARD, WEIGHTS, GeneratorCard, save_generator
 from models.prior import MixturePrior
 from models.sealed import (
@@ -40,7 +42,8 @@ from models.sealed import (
 
 RECORD = "training.json"
 STATE = "training.safetensors"
-KEPT = 2  # checkpoints in a run's directory: the newest, and one to fall back on
+SCORES = "scores.json"
+KEPT = 2  # checkpoints in a run's directory: the newest, and one to fall back on; the best one stays beside them
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,10 @@ class TrainingRecord(BaseModel):
     data: str  # fingerprint of the prepared images
     images_seen: int = Field(ge=0)  # also the position in the data, whose order follows from the seed
     elapsed_s: float = Field(ge=0)  # seconds of training, over all attempts
+
+
+class Scores(RootModel[dict[str, float]]):
+    """What a generator scored, by name."""
 
 
 class SealedRecord(TrainingRecord):
@@ -91,7 +98,7 @@ def save(
     card: GeneratorCard,
     prior: MixturePrior | None = None,
 ) -> Path:
-    """Write a checkpoint and drop the oldest ones.
+    """Write a checkpoint and drop the oldest ones, but never the best one.
 
     Args:
         run_dir: the run's directory; made when absent.
@@ -113,9 +120,35 @@ def save(
     with whole_directory(path) as directory:
         seals = {STATE: write_tensors(directory / STATE, state), **save_generator(directory, network, card, prior)}
         write_json(directory / RECORD, SealedRecord.of(record, seals))
+    favourite = best(run_dir)
     for old in _newest_first(run_dir)[KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old != favourite:
+            shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def write_scores(directory: Path, scores: Mapping[str, float]) -> None:
+    """Keep what a checkpoint's generator scored beside it.
+
+    Raises:
+        CheckpointError: the disk is full, or may not be written to.
+    """
+    try:
+        write_json(directory / SCORES, Scores(dict(scores)))
+    except OSError as error:
+        raise CheckpointError(f"cannot write {directory / SCORES}: {error.strerror}; make room there") from error
+
+
+def best(run_dir: Path, score: str = LEADING) -> Path | None:
+    """The checkpoint with the lowest `score` in a run's directory; None where none was measured."""
+    found: list[tuple[float, Path]] = []
+    for path in _newest_first(run_dir):
+        try:
+            value = read_json(path / SCORES, Scores).root.get(score)
+        except BadCheckpoint:
+            continue
+        found += [(value, path)] if value is not None else []
+    return min(found)[1] if found else None
 
 
 def load(directory: Path) -> Checkpoint:

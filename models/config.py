@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.catalog import MAX_BUDGET_IMAGES, MAX_BUDGET_S, MAX_SEED, TrainOptions, parse_options
+from models.catalog import (
+    MAX_BUDGET_IMAGES,
+    MAX_BUDGET_S,
+    MAX_EVALUATION_SHARE,
+    MAX_PATIENCE,
+    MAX_SEED,
+    TrainOptions,
+    parse_options,
+)
 from models.errors import InvalidOption
 
 
@@ -25,6 +33,11 @@ class TrainingConfig:
     checkpoint_interval_s: float = 30.0
     tick_interval_s: float = 1.0
     preview_interval_s: float = 15.0
+    evaluation_share: float = (
+        0.05  # of the time, at most, for measuring the averaged generator; 0: it is never measured
+    )
+    evaluation_interval_s: float = 30.0  # at least, before the first measurement and between two
+    patience: int | None = None  # measurements without a better FD-domain that end an attempt; None: it goes on
 
     def __post_init__(self) -> None:
         if self.budget_images is None and self.budget_s is None:
@@ -33,6 +46,11 @@ class TrainingConfig:
             raise InvalidOption("budget_images", f"got {self.budget_images}", f"integer from 1 to {MAX_BUDGET_IMAGES}")
         if self.budget_s is not None and not 0 < self.budget_s <= MAX_BUDGET_S:
             raise InvalidOption("budget_s", f"got {self.budget_s}", f"seconds above 0, to {MAX_BUDGET_S:g}")
+        if not 0 <= self.evaluation_share <= MAX_EVALUATION_SHARE:
+            bounds = f"number from 0 to {MAX_EVALUATION_SHARE}"
+            raise InvalidOption("evaluation_share", f"got {self.evaluation_share}", bounds)
+        if self.patience is not None and not 1 <= self.patience <= MAX_PATIENCE:
+            raise InvalidOption("patience", f"got {self.patience}", f"integer from 1 to {MAX_PATIENCE}")
         if not 0 <= self.seed <= MAX_SEED:
             raise InvalidOption("seed", f"got {self.seed}", f"integer from 0 to {MAX_SEED}")
 

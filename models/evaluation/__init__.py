@@ -1,6 +1,7 @@
 """How good a generator is, measured offline: nothing is downloaded, every number comes with its floor and its N."""
 
 from models.evaluation.extractor import Extractor, find_extractor, kept_extractor, train_extractor
+from models.evaluation.live import LiveMeasure, live_measure
 from models.evaluation.measuring import MOST_GENERATED, evaluate
 from models.evaluation.quick import QUICK_N, QuickMeasure, QuickScores
 from models.evaluation.report import MEASURES, Evaluation, Measure, Score
@@ -11,6 +12,7 @@ __all__ = [
     "QUICK_N",
     "Evaluation",
     "Extractor",
+    "LiveMeasure",
     "Measure",
     "QuickMeasure",
     "QuickScores",
@@ -18,5 +20,6 @@ __all__ = [
     "evaluate",
     "find_extractor",
     "kept_extractor",
+    "live_measure",
     "train_extractor",
 ]

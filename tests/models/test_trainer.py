@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.checkpoint import latest, load
+from models.checkpoint import best, latest, load
 from models.config import TrainingConfig
 from models.errors import BadCheckpoint, InvalidOption, ResolutionTooHigh, TrainingDiverged
 from models.generator import Generator
@@ -27,6 +27,13 @@ def _stop_after(steps: int) -> Callable[[], bool]:
     """A should_stop that lets `steps` steps happen."""
     left = iter([False] * steps)
     return lambda: next(left, True)
+
+
+def _brightness(generator: Generator) -> dict[str, float]:
+    """A measure that makes a picture, as all do."""
+    return {
+        "fd_domain": generator.render(torch.zeros(1, generator.latent_dim), torch.tensor([0])).float().mean().item()
+    }
 
 
 def _files(outcome: Outcome) -> dict[str, bytes]:
@@ -53,13 +60,21 @@ def test_a_run_in_pieces_ends_with_the_bytes_of_a_run_in_one(
 
 
 def test_work_done_by_the_clock_changes_no_bit(prepared: Prepare, configured: Configure, tmp_path: Path) -> None:
-    """Given a tick, a preview and a checkpoint at every single step, I expect the weights of a run that has none."""
+    """Given a tick, a preview, a checkpoint and maybe a measurement at every step, I expect the weights of a quiet run."""
     data, config = prepared(21), configured(images=8 * 5)
-    often = replace(config, tick_interval_s=0, preview_interval_s=0, checkpoint_interval_s=0)
+    often = replace(
+        config,
+        tick_interval_s=0,
+        preview_interval_s=0,
+        checkpoint_interval_s=0,
+        evaluation_interval_s=0,
+        evaluation_share=0.5,
+    )
     ticks: list[Tick] = []
     quiet = train(data, config, tmp_path / "quiet")
-    busy = train(data, often, tmp_path / "busy", on_tick=ticks.append)
+    busy = train(data, often, tmp_path / "busy", measure=_brightness, on_tick=ticks.append)
     assert len([tick for tick in ticks if tick.checkpoint and tick.preview]) == 6
+    assert len([tick for tick in ticks if tick.scores]) > 1
     assert _files(busy) == _files(quiet)
 
 
@@ -180,6 +195,36 @@ def test_a_checkpoint_of_weights_that_are_no_numbers_is_never_written(
     assert latest(tmp_path) is None
 
 
+def test_scores_are_of_a_checkpoint_and_the_best_one_is_kept(
+    prepared: Prepare, configured: Configure, tmp_path: Path
+) -> None:
+    scores = iter([3.0, 1.0, 2.0, 2.5, 4.0, 5.0, 6.0, 7.0])
+    config = replace(configured(images=8 * 7), evaluation_interval_s=0, evaluation_share=0.5)
+    ticks: list[Tick] = []
+
+    def measure(generator: Generator) -> dict[str, float]:
+        return {"fd_domain": next(scores)}
+
+    outcome = train(prepared(8), config, tmp_path, measure=measure, on_tick=ticks.append)
+
+    measured = [tick for tick in ticks if tick.scores]
+    assert len(measured) > 2
+    assert all(tick.checkpoint is not None for tick in measured)
+    favourite = best(tmp_path)
+    assert favourite == measured[1].checkpoint
+    assert favourite is not None
+    assert Generator.load(favourite).images_seen == measured[1].images_seen
+    assert outcome.checkpoint != favourite
+    assert len(list(tmp_path.glob("ckpt-*"))) == 3
+
+
+def test_patience_ends_a_training_before_its_budget(prepared: Prepare, configured: Configure, tmp_path: Path) -> None:
+    config = replace(configured(images=8 * 10_000), evaluation_interval_s=0, evaluation_share=0.5, patience=2)
+    outcome = train(prepared(8), config, tmp_path, measure=lambda generator: {"fd_domain": 1.0})
+    assert (outcome.finished, outcome.gave_up) == (True, True)
+    assert outcome.images_seen < 8 * 10_000
+
+
 def test_what_on_tick_raises_ends_the_training(prepared: Prepare, configured: Configure, tmp_path: Path) -> None:
     def lost(tick: Tick) -> None:
         raise PermissionError("the lease is lost")
@@ -239,6 +284,8 @@ def test_larger_prepared_images_are_scaled_down(prepared: Prepare, configured: C
         ({"budget_images": 0}, "budget_images"),
         ({"budget_s": float("nan")}, "budget_s"),
         ({"budget_s": -1.0}, "budget_s"),
+        ({"evaluation_share": 0.6}, "evaluation_share"),
+        ({"patience": 0}, "patience"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**32}, "seed"),
     ],
