@@ -1,6 +1,7 @@
 """How good a generator is, measured offline: nothing is downloaded, every number comes with its floor and its N."""
 
 from models.evaluation.extractor import Extractor, find_extractor, kept_extractor, train_extractor
+from models.evaluation.gallery import Gallery
 from models.evaluation.live import LiveMeasure, live_measure
 from models.evaluation.measuring import MOST_GENERATED, evaluate
 from models.evaluation.quick import QUICK_N, QuickMeasure, QuickScores
@@ -12,6 +13,7 @@ __all__ = [
     "QUICK_N",
     "Evaluation",
     "Extractor",
+    "Gallery",
     "LiveMeasure",
     "Measure",
     "QuickMeasure",

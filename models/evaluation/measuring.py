@@ -22,6 +22,7 @@ from models.data import PreparedImages, TrainingImages
 from models.errors import InvalidOption, NotComparable, Stopped, TooFewImages
 from models.evaluation.extractor import Extractor, fingerprint
 from models.evaluation.frechet import frechet_distance
+from models.evaluation.gallery import Gallery
 from models.evaluation.kernel import kernel_distance
 from models.evaluation.memorisation import memorisation
 from models.evaluation.neighbours import manifold
@@ -46,7 +47,7 @@ ShouldStop = Callable[[], bool]
 
 
 def evaluate(
-    generator: Generator,
+    generator: Generator | Gallery,
     data: PreparedImages,
     extractor: Extractor,
     *,
@@ -59,7 +60,7 @@ def evaluate(
     """Measure a generator by the data that it learnt from.
 
     Args:
-        generator: the model; it is asked for the classes as often as the data has them.
+        generator: the model; it is asked for the classes as often as the data has them. Or pictures that another program made.
         data: what it was trained on.
         extractor: of that data, at the generator's resolution.
         against: other pictures of the same sort, which the model has not seen, to compare with; files that are in `data` too
@@ -96,10 +97,12 @@ def evaluate(
     theirs = _real(loaded if against is None else against.load(generator.resolution), reference, extractor, progress)
     floor_pictures = _real(loaded, control, extractor, progress)
     study_features = _real(loaded, study, extractor, progress).features
-    asked, of_class = asked_labels(generator, data.manifest, n, seed)
+    asked, of_class = (
+        (None, None) if isinstance(generator, Gallery) else asked_labels(generator, data.manifest, n, seed)
+    )
     made_at = time.monotonic()
     images = _generate(generator, asked, n, seed, progress)
-    images_per_s = n / (time.monotonic() - made_at)
+    images_per_s = generator.images_per_s if isinstance(generator, Gallery) else n / (time.monotonic() - made_at)
     features, outputs = extractor.read(images, should_stop=progress.stopping)
     progress.advance(n)
     generated = Pictures(images, features, outputs, of_class)
@@ -170,8 +173,11 @@ def _real(loaded: TrainingImages, chosen: Tensor, extractor: Extractor, progress
     return Pictures(images, features, outputs, None if loaded.labels is None else loaded.labels[chosen])
 
 
-def _generate(generator: Generator, labels: Tensor | None, n: int, seed: int, progress: _Progress) -> Tensor:
+def _generate(generator: Generator | Gallery, labels: Tensor | None, n: int, seed: int, progress: _Progress) -> Tensor:
     """The pictures of seeds from `seed` on, uint8 [N, C, H, W]: those that a user would get for them."""
+    if isinstance(generator, Gallery):
+        progress.advance(n)
+        return generator.images[:n]
     sampler = Sampler(generator)
     items = [SampleItem(seed + index, None if labels is None else int(labels[index])) for index in range(n)]
     made: list[Tensor] = []
@@ -191,8 +197,15 @@ def _unseen(against: PreparedImages, data: PreparedImages) -> Tensor:
 
 
 def _check(
-    generator: Generator, data: PreparedImages, extractor: Extractor, against: PreparedImages | None, n: int, seed: int
+    generator: Generator | Gallery,
+    data: PreparedImages,
+    extractor: Extractor,
+    against: PreparedImages | None,
+    n: int,
+    seed: int,
 ) -> None:
+    if isinstance(generator, Gallery) and n > len(generator.images):
+        raise InvalidOption("n", f"got {n}", f"at most the {len(generator.images)} pictures of the gallery")
     if not LEAST_PART <= n <= MOST_GENERATED:
         raise InvalidOption("n", f"got {n}", f"integer from {LEAST_PART} to {MOST_GENERATED}")
     if not 0 <= seed <= MAX_SEED + 1 - n:
@@ -221,7 +234,7 @@ def _finite(values: dict[str, list[float]], floors: dict[str, float], name: str)
 
 
 def _notes(
-    n_reference: int, seen: bool, generator: Generator, of_class: Tensor | None, readable: bool
+    n_reference: int, seen: bool, generator: Generator | Gallery, of_class: Tensor | None, readable: bool
 ) -> Iterator[str]:
     if n_reference < FEW:
         yield f"Only {n_reference} reference images: FD-domain is rough and its floor is high; trust KID more."

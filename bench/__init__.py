@@ -1,0 +1,1 @@
+"""Benchmarks: what we claim, measured beside our peers on the same work in one go."""
