@@ -1,4 +1,4 @@
-"""`python -m models prepare | train | sample | evaluate`: the library by hand, with no service around it."""
+"""`python -m models prepare | train | sample | evaluate | …`: the library by hand, with no service around it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from rich.table import Table
 
 from models import checkpoint
 from models.appraisal import LEADING
-from models.catalog import KINDS, kind, parse_options
+from models.catalog import KINDS, ExportFormat, kind, parse_options
 from models.config import TrainingConfig
 from models.console import INTERRUPTED, Device, Json, errors, interruptible, progress, say
 from models.data import PreparedImages
 from models.errors import InvalidOption, NoCheckpoint, UnknownLabel
 from models.evaluation import MEASURES, MOST_GENERATED, Evaluation, evaluate, kept_extractor, live_measure
+from models.export import export
+from models.gan.netg import import_netg
 from models.generator import CARD, Generator
 from models.png import encode, grid
 from models.prepare import prepare
@@ -235,6 +237,51 @@ def evaluate_command(
         typer.echo(json.dumps(evaluation.to_json()))
     else:
         _show(evaluation)
+
+
+@app.command(
+    "export",
+    epilog="Example: `python -m models export runs/digits digits-onnx --format onnx`",
+    help="Hand a model on: as ONNX, as a `torch.export` program, or as it is. What is written is run and compared on the spot.",
+)
+def export_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A run, a checkpoint or an exported model.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to make.")],
+    format_: Annotated[
+        ExportFormat, typer.Option("--format", help="onnx runs without PyTorch, torch-export without Darkroom.")
+    ] = ExportFormat.ONNX,
+    as_json: Json = False,
+) -> None:
+    with errors(as_json):
+        card, difference = export(_model_directory(model), out, format_)
+    files = sorted(path.name for path in out.iterdir())
+    if as_json:
+        made = {"directory": str(out), "format": format_, "files": files, "largest_difference": difference}
+        typer.echo(json.dumps({**made, "kind": card.kind, "images_seen": card.images_seen}))
+    else:
+        say(f"{card.kind} after {card.images_seen:,} images as {format_}, in {out}: {', '.join(files)}")
+        say(f"its pictures differ from the model's by {difference:.1g} at most, of a range from -1 to 1")
+
+
+@app.command(
+    "import-dcgan",
+    epilog="Example: `python -m models import-dcgan netG.pth models/celebrities`",
+    help="Make a `gan-dcgan` model out of the weights that the classic PyTorch DCGAN example saves.",
+)
+def import_dcgan_command(
+    weights: Annotated[Path, typer.Argument(metavar="NETG.pth", help="What `torch.save(netG.state_dict(), …)` wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The directory to make.")],
+    as_json: Json = False,
+) -> None:
+    with errors(as_json):
+        card = import_netg(weights, out)
+    if as_json:
+        typer.echo(json.dumps({"directory": str(out), **card.model_dump(mode="json")}))
+    else:
+        size, colour = card.resolution, "grey" if card.channels == 1 else "RGB"
+        latent_dim, width = card.options["latent_dim"], card.options["base_channels"]
+        say(f"{card.kind}, {size}x{size} {colour}, nz = {latent_dim}, ngf = {width}, in {out}")
+        say(f"next:    python -m models sample {out} grid.png")
 
 
 def _show(evaluation: Evaluation) -> None:

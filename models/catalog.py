@@ -6,6 +6,7 @@ is the registry's to know (`models.registry`).
 
 from __future__ import annotations
 
+import enum
 import types
 import typing
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ __all__ = [
     "MAX_RESOLUTION",
     "MAX_SEED",
     "DcganOptions",
+    "ExportFormat",
     "InvalidOption",
     "Kind",
     "TrainOptions",
@@ -43,6 +45,14 @@ MAX_BUDGET_S = 30 * 24 * 3600.0  # thirty days
 MAX_EVALUATION_SHARE = 0.5  # of a training's time; measuring more than learning would be no training
 MAX_PATIENCE = 1000  # measurements
 MAX_SEED = 2**32 - 1  # PyTorch's CPU generator reads no more bits than these: larger seeds would repeat smaller ones
+
+
+class ExportFormat(enum.StrEnum):
+    """What a trained generator can be handed on as (`models.export`)."""
+
+    NATIVE = "native"  # what any Darkroom loads: safetensors and JSON
+    TORCH_EXPORT = "torch-export"  # what PyTorch loads without our code
+    ONNX = "onnx"  # what many runtimes load, without PyTorch
 
 
 class TrainOptions(BaseModel):

@@ -19,12 +19,17 @@
     │   └── TrainingDiverged        a loss is no longer a finite number
     ├── CheckpointError             a checkpoint or a model cannot be loaded
     │   ├── NoCheckpoint            there is none
-    │   └── BadCheckpoint           it is torn, damaged or of another training
+    │   ├── BadCheckpoint           it is torn, damaged or of another training
+    │   └── ForeignWeights          a file of another program that no generator of ours can be made from
     ├── SamplingError               pictures that this generator cannot develop
     │   └── UnknownLabel            the generator has no class of that number or name
-    └── EvaluationError             a model that cannot be measured by this data
-        ├── TooFewImages            fewer than any measure can be taken from
-        └── NotComparable           model and data are of different sizes or colours
+    ├── EvaluationError             a model that cannot be measured by this data
+    │   ├── TooFewImages            fewer than any measure can be taken from
+    │   └── NotComparable           model and data are of different sizes or colours
+    └── ExportError                 a model that cannot be handed on
+        ├── TargetExists            something is where the export should be written
+        ├── MissingPackage          what writes or checks this format is not installed
+        └── ExportDiffers           what was written does not develop the same pictures
 
 Each message names the offending value and what to do about it. This module imports nothing.
 """
@@ -171,6 +176,10 @@ class BadCheckpoint(CheckpointError):
     """A checkpoint is torn, damaged, or of another training."""
 
 
+class ForeignWeights(CheckpointError):
+    """A file of another program that no generator of ours can be made from."""
+
+
 class SamplingError(ModelsError):
     """Pictures that this generator cannot develop."""
 
@@ -189,3 +198,19 @@ class TooFewImages(EvaluationError):
 
 class NotComparable(EvaluationError):
     """Model and data, or two data sets, are of different sizes or colours."""
+
+
+class ExportError(ModelsError):
+    """A model cannot be handed on."""
+
+
+class TargetExists(ExportError):
+    """Something is where the export should be written; nothing is ever overwritten."""
+
+
+class MissingPackage(ExportError):
+    """What writes or checks this format is not installed."""
+
+
+class ExportDiffers(ExportError):
+    """What was written does not develop the same pictures as the model, so it was thrown away."""

@@ -1,8 +1,8 @@
 """A trained generator, as a sampler loads it: a network, and the card that says what it is.
 
-A directory holds one: `generator.safetensors` and `generator.json`. It needs nothing else of the training, so copying these
-two files is exporting the model. Where latents are not standard normal but have a prior of their own (`models.prior`), it is
-among the tensors, under names that begin with "prior.".
+A directory holds one: `generator.safetensors` and `generator.json`. It needs nothing else of the training: these two files
+are the model's native export (`models.export` writes others). Where latents are not standard normal but have a prior of
+their own (`models.prior`), it is among the tensors, under names that begin with "prior.".
 
 Shapes: N batch, C channels, H W pixels, D latent.
 """
@@ -156,8 +156,12 @@ class Generator:
     @torch.inference_mode()
     def render(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Pictures as uint8 [N, C, H, W] on the CPU, from latents [N, D] and, if it takes them, labels [N]."""
-        pictures = self.synthesize(latents, labels)
-        return ((pictures + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu().contiguous()
+        return to_pixels(self.synthesize(latents, labels)).cpu().contiguous()
+
+
+def to_pixels(pictures: Tensor) -> Tensor:
+    """Pictures, float [-1, 1], as uint8 [0, 255]."""
+    return ((pictures + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _prior(

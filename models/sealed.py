@@ -39,7 +39,7 @@ class Seal(BaseModel):
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Seal:
     """Write tensors as safetensors, down to the disk."""
-    return _write(
+    return write(
         path, safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     )
 
@@ -58,7 +58,7 @@ def read_tensors(path: Path, seal: Seal) -> dict[str, Tensor]:
 
 def write_json(path: Path, content: BaseModel) -> Seal:
     """Write a record as JSON, down to the disk."""
-    return _write(path, (json.dumps(content.model_dump(mode="json"), indent=1) + "\n").encode())
+    return write(path, (json.dumps(content.model_dump(mode="json"), indent=1) + "\n").encode())
 
 
 def read_json(path: Path, record: type[Record], seal: Seal | None = None) -> Record:
@@ -104,7 +104,8 @@ def remove_unfinished(directory: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(path: Path, content: bytes) -> Seal:
+def write(path: Path, content: bytes) -> Seal:
+    """Write bytes, down to the disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from models.__main__ import app
 from models.evaluation import MEASURES
 from tests.models.conftest import pictures
+from tests.models.gan.test_netg import example
 from tests.pictures import prepared_shapes
 
 TINY = ["--option", "base_channels=4", "--option", "latent_dim=8", "--option", "batch_size=8"]
@@ -165,6 +167,41 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(folder: Path, tmp_path
     assert "nowhere" in _run("evaluate", run, tmp_path / "nowhere").stderr
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "sample", "evaluate"])
+def test_a_model_is_handed_on(folder: Path, tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    _run("prepare", folder, data)
+    _run("train", data, run, "--images", "8", *TINY)
+    (made,) = _json(_run("export", run, tmp_path / "copy", "--format", "native", "--json"))
+    assert (made["format"], made["images_seen"], made["files"]) == (
+        "native",
+        8,
+        ["generator.json", "generator.safetensors"],
+    )
+    for model in (run, tmp_path / "copy"):
+        assert _run("sample", model, tmp_path / f"{model.name}.png", "-n", "2").exit_code == 0
+    assert (tmp_path / "run.png").read_bytes() == (tmp_path / "copy.png").read_bytes()
+
+    exported = _run("export", run, tmp_path / "program", "--format", "torch-export")
+    assert "generator.pt2" in exported.stderr
+    again = _run("export", run, tmp_path / "program", "--format", "torch-export")
+    assert again.exit_code == 1
+    assert "nothing is overwritten" in again.stderr
+    assert "onnx" in _run("export", run, tmp_path / "other", "--format", "jpeg").output
+
+
+def test_a_netg_of_the_dcgan_example_becomes_a_model(tmp_path: Path) -> None:
+    torch.save(example(32, nz=8, ngf=4, nc=1).state_dict(), tmp_path / "netG.pth")
+    imported = _run("import-dcgan", tmp_path / "netG.pth", tmp_path / "model")
+    assert "32x32 grey, nz = 8, ngf = 4" in imported.stderr
+    assert _run("sample", tmp_path / "model", tmp_path / "grid.png", "-n", "2").exit_code == 0
+
+    (card,) = _json(_run("import-dcgan", tmp_path / "netG.pth", tmp_path / "other", "--json"))
+    assert (card["kind"], card["resolution"]) == ("gan-dcgan", 32)
+    refused = _run("import-dcgan", tmp_path / "grid.png", tmp_path / "third")
+    assert refused.exit_code == 1
+    assert "no file of tensors" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "sample", "evaluate", "export", "import-dcgan"])
 def test_help_shows_an_example(command: str) -> None:
     assert f"python -m models {command}" in _run(command, "--help").output
