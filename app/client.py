@@ -5,10 +5,12 @@ It knows the routes and the shape of errors; of databases, queues and models it 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeAlias, cast
 from urllib.parse import quote, urlsplit
@@ -198,6 +200,40 @@ class Client:
         """
         path = f"/v1/models/{quote(model_id, safe='')}/evaluations"
         return self._json("POST", path, json=_given({"n": n, "dataset": dataset_id}))
+
+    def export(self, model_id: str, form: str) -> JsonObject:
+        """Starts to export a model and returns the job that does it; its result has the `url` to download.
+
+        Args:
+            model_id: the generator.
+            form: onnx, torch-export or native.
+        """
+        return self._json("POST", f"/v1/models/{quote(model_id, safe='')}/exports", json={"format": form})
+
+    def download(self, path: str, target: Path) -> None:
+        """Saves what is at a path of the service, whole or not at all.
+
+        Args:
+            path: of the service, as an answer named it.
+            target: the file to write; one of that name is replaced, and folders are made.
+        """
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self._http.stream("GET", path) as response, unfinished.open("wb") as file:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _refusal(response)
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+            unfinished.replace(target)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        except OSError as error:
+            raise ClientError("unwritable", f"{target} can't be written: {error.strerror}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
 
     # Generation
 

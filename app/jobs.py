@@ -104,7 +104,7 @@ class JobError(BaseModel):
 
 
 class Job(BaseModel):
-    """A long action: an import, a training, a generation or an evaluation."""
+    """A long action: an import, a training, a generation, an evaluation or an export."""
 
     id: str = Field(description="Id of the job.")
     object: str = Field("job", description="Always `job`.")

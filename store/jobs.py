@@ -72,7 +72,7 @@ def submit(
         now: the database's time.
         dataset_id: the data set it makes or learns from.
         model_id: the model it makes or uses.
-        checkpoint: the weights that a sample or evaluate job is pinned to.
+        checkpoint: the weights that a sample, evaluate or export job is pinned to.
         total: how much there is to do, in `unit`; None where it is not known yet.
         unit: what is counted.
         priority: higher ones are claimed first.

@@ -70,6 +70,7 @@ class JobKind(enum.StrEnum):
     TRAIN = "train"
     SAMPLE = "sample"
     EVALUATE = "evaluate"
+    EXPORT = "export"
 
 
 class JobStatus(enum.StrEnum):
@@ -167,7 +168,7 @@ class Job(Record):
     request: Mapped[dict[str, Any]]
     dataset_id: Mapped[str | None] = mapped_column(String(40), index=True)
     model_id: Mapped[str | None] = mapped_column(String(40))
-    checkpoint: Mapped[str | None] = mapped_column(String(200))  # weights that a sample or evaluate job is pinned to
+    checkpoint: Mapped[str | None] = mapped_column(String(200))  # weights that a job is pinned to
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)  # the client's, with its route
     idempotency_hash: Mapped[str | None] = mapped_column(String(64))  # of the body that came with it
     created_at: Mapped[datetime] = mapped_column(default=_now)

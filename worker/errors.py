@@ -2,7 +2,8 @@
 
 WorkerError
 ├── Canceled     the job's cancel flag was seen
-└── HandedBack   the worker is shutting down; the job goes back into the line
+├── HandedBack   the worker is shutting down; the job goes back into the line
+└── ChildFailed  a process that did the work said why it could not
 """
 
 from __future__ import annotations
@@ -25,6 +26,19 @@ class HandedBack(WorkerError):
     """This worker is shutting down; another goes on with the job."""
 
 
+class ChildFailed(WorkerError):
+    """A process that did the work said why it could not.
+
+    Args:
+        name: of the error's class in models.
+        message: its message.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 @dataclass(frozen=True)
 class Failure:
     """What a failed job's row says: a code for programs, a message for people, and whether trying again may help."""
@@ -45,14 +59,15 @@ def failure(error: Exception) -> Failure:
     if isinstance(error, StoreError):
         return Failure("not_allowed", str(error), retryable=False)
     if isinstance(error, ModelsError):
-        return Failure(_code(error), str(error), retryable=False)
+        return Failure(_code(type(error).__name__), str(error), retryable=False)
+    if isinstance(error, ChildFailed):
+        return Failure(_code(error.name), str(error), retryable=False)
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         remedy = "choose a smaller batch_size, base_channels or resolution"
         return Failure("out_of_memory", f"the device ran out of memory ({error}); {remedy}", retryable=True)
     return Failure("internal", f"{type(error).__name__}: {error}; the worker's log has the details", retryable=True)
 
 
-def _code(error: ModelsError) -> str:
+def _code(name: str) -> str:
     # NoUsableImages → no_usable_images
-    name = type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

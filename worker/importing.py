@@ -57,8 +57,8 @@ def import_dataset(run: Run) -> Finish:
 
 
 def discard_upload(run: Run) -> None:
-    """Deletes what the client sent once the job has ended; it is of no more use."""
-    upload = run.claim.request["source"].get("blob")
+    """Deletes what the client sent, if anything, once the job has ended; it is of no more use."""
+    upload = run.claim.request.get("source", {}).get("blob")
     if upload is not None:
         run.resources.blobs.delete(upload)
 

@@ -33,6 +33,8 @@ def _server(lane: Lane, station: Station) -> Callable[[], None]:
 
         work = {JobKind.TRAIN: train_model, JobKind.EVALUATE: evaluate_model}
         return lambda: run_queued(station, lane, lambda run: work[run.claim.kind](run))
+    from worker.exporting import export_model
     from worker.importing import discard_upload, import_dataset
 
-    return lambda: run_queued(station, lane, import_dataset, discard_upload)
+    work = {JobKind.IMPORT: import_dataset, JobKind.EXPORT: export_model}
+    return lambda: run_queued(station, lane, lambda run: work[run.claim.kind](run), discard_upload)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from app.cli import datasets, demo, evaluate, generate, jobs, models, output, service, train, up
+from app.cli import datasets, demo, evaluate, export, generate, jobs, models, output, service, train, up
 from app.client import ClientError
 
 commands = typer.Typer(
@@ -36,6 +36,7 @@ commands.add_typer(datasets.commands, name="dataset", rich_help_panel=USE)
 commands.command("train", rich_help_panel=USE)(train.train)
 commands.command("generate", rich_help_panel=USE)(generate.generate)
 commands.command("evaluate", rich_help_panel=USE)(evaluate.evaluate)
+commands.command("export", rich_help_panel=USE)(export.export)
 commands.add_typer(jobs.commands, name="jobs", rich_help_panel=USE)
 commands.add_typer(models.commands, name="models", rich_help_panel=USE)
 commands.command("kinds", rich_help_panel=USE)(models.kinds)

@@ -45,13 +45,13 @@ def generate(
         job = watch(client, job)
         finish(job)
         images = client.images(job["id"])
-        target = out if one_file else out / f"{_plain(found['name'])}-{images[0]['seed']}.png"
+        target = out if one_file else out / f"{file_name(found['name'])}-{images[0]['seed']}.png"
         if as_grid:
             saved = [save(target, grid_of([client.content(image["id"]) for image in images]))]
         elif one_file:
             saved = [save(target, client.content(images[0]["id"]))]
         else:
-            names = (out / f"{_plain(found['name'])}-{image['seed']}.png" for image in images)
+            names = (out / f"{file_name(found['name'])}-{image['seed']}.png" for image in images)
             saved = [save(name, client.content(image["id"])) for name, image in zip(names, images, strict=True)]
     _say(saved, job, images, as_json)
 
@@ -79,6 +79,6 @@ def _say(saved: Iterable[Path], job: JsonObject, images: list[JsonObject], as_js
         output.results().print(escape(file))
 
 
-def _plain(name: str) -> str:
-    # A model's name may hold anything; a file's name should not.
+def file_name(name: str) -> str:
+    """A model's name, which may hold anything, without what the name of a file should not hold."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).lstrip(".") or "image"

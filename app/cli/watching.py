@@ -16,7 +16,13 @@ from rich.text import Text
 from app.cli import output
 from app.client import DEFAULT_URL, Client, JsonObject
 
-VERBS = {"import": "importing", "train": "training", "sample": "generating", "evaluate": "evaluating"}
+VERBS = {
+    "import": "importing",
+    "train": "training",
+    "sample": "generating",
+    "evaluate": "evaluating",
+    "export": "exporting",
+}
 PLAIN_INTERVAL_S = 10.0  # between two lines where the output is no terminal
 INTERRUPTED = 130  # the shell's own number for Ctrl-C
 

@@ -50,6 +50,8 @@ def test_the_document_holds_the_whole_contract() -> None:
         "GET /v1/models/{model_id}/metrics",
         "GET /v1/models/{model_id}/preview",
         "POST /v1/models/{model_id}/evaluations",
+        "POST /v1/models/{model_id}/exports",
+        "GET /v1/models/{model_id}/exports/{format}",
         "POST /v1/generations",
         "GET /v1/jobs",
         "GET /v1/jobs/{job_id}",

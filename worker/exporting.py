@@ -1,0 +1,123 @@
+"""Export jobs: a model becomes a file that others can run.
+
+A child process does it, `python -m models export`: what converts networks takes hundreds of megabytes that it would not give
+back, and this worker would otherwise hold no PyTorch (docs/decisions/0009-exports.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from store.exports import export_folder, export_key, newest_exports, unfinished_exports
+from worker.errors import ChildFailed
+from worker.running import Finish, Run
+from worker.scratch import scratch
+
+ASK_EVERY_S = 0.2  # whether the job was canceled meanwhile
+PATIENCE_S = 5.0  # for a child that was told to end
+UNCHANGING = (1980, 1, 1, 0, 0, 0)  # the date of a zip's members: equal files give an equal zip
+
+
+def export_model(run: Run) -> Finish:
+    """Export the weights that the job is pinned to, as one zip; the returned finish says where it is."""
+    resources, claim = run.resources, run.claim
+    assert claim.checkpoint is not None
+    assert claim.model_id is not None
+    form = claim.request["format"]
+    with scratch(resources.settings, claim) as directory:
+        model = resources.blobs.fetch(claim.checkpoint, directory / "model")
+        said = _child(run, model, directory / "export", form)
+        archive = directory / "export.zip"
+        _pack(directory / "export", archive)
+        run.raise_if_stopped()
+        _clear_away(run)
+        resources.blobs.put_file(export_key(claim.model_id, claim.job_id, claim.fence), archive)
+        size_bytes = archive.stat().st_size
+        with archive.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+
+    def finish(_session: Session) -> dict[str, Any]:
+        return {
+            "model": claim.model_id,
+            "format": form,
+            "images_seen": said["images_seen"],
+            "files": said["files"],
+            "largest_difference": said["largest_difference"],
+            "size_bytes": size_bytes,
+            "sha256": sha256,
+            "url": f"/v1/models/{claim.model_id}/exports/{form}",
+        }
+
+    return finish
+
+
+def _child(run: Run, model: Path, target: Path, form: str) -> dict[str, Any]:
+    """What the child wrote to its standard output, once it has ended well; it is ended when the work must."""
+    command = [sys.executable, "-m", "models", "export", str(model), str(target), "--format", form, "--json"]
+    threads = run.resources.settings.torch_threads
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    said: list[tuple[str, str]] = []
+    with subprocess.Popen(
+        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        # A thread empties both pipes, so that the child never waits for a reader.
+        listener = threading.Thread(target=lambda: said.append(child.communicate()), name="export")
+        listener.start()
+        while listener.is_alive() and not run.should_stop():
+            listener.join(ASK_EVERY_S)
+        if listener.is_alive():
+            child.terminate()
+            listener.join(PATIENCE_S)
+            if listener.is_alive():
+                child.kill()
+            listener.join()
+            run.raise_if_stopped()
+    output, notes = said[0]
+    last = _last_object(output)
+    if child.returncode == 0 and last is not None:
+        return last
+    if last is not None and last.get("event") == "error":
+        raise ChildFailed(last["error"], last["message"])
+    raise RuntimeError(f"the exporting process ended with {child.returncode}: {notes.strip()[-1000:] or 'no word'}")
+
+
+def _last_object(output: str) -> dict[str, Any] | None:
+    for line in reversed(output.splitlines()):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            return value
+    return None
+
+
+def _pack(directory: Path, archive: Path) -> None:
+    """Weights hardly get smaller by compressing, so nothing is."""
+    with zipfile.ZipFile(archive, "x", zipfile.ZIP_STORED) as packed:
+        for path in sorted(directory.iterdir()):
+            with path.open("rb") as source, packed.open(zipfile.ZipInfo(path.name, UNCHANGING), "w") as member:
+                while chunk := source.read(2**20):
+                    member.write(chunk)
+
+
+def _clear_away(run: Run) -> None:
+    """Deletes what no export job serves any more; the one that this job replaces stays: somebody may be fetching it."""
+    resources, model_id = run.resources, run.claim.model_id or ""
+    with resources.database.snapshot() as session:
+        served = {export_key(model_id, job.id, job.fence) for job in newest_exports(session, model_id).values()}
+        unfinished = unfinished_exports(session, model_id)
+    for key in resources.blobs.keys(export_folder(model_id)):
+        job_id = key.rpartition("/")[2].rpartition("-")[0]
+        if key not in served and job_id not in unfinished:
+            resources.blobs.delete(key)
