@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from bench.cells import Cell
+from models.console import say
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,9 +31,13 @@ class Results:
         self.path = path
         self.rows: dict[str, Mapping[str, Any]] = {}
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                self.rows[row["key"]] = row
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    say(f"line {number} of {path} is torn; its cell will be run again")
+                else:
+                    self.rows[row["key"]] = row
 
     def __contains__(self, cell: Cell) -> bool:
         return cell.key in self.rows
@@ -52,8 +57,9 @@ class Results:
             "commit": commit(),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(("\n" if torn else "") + json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.rows[cell.key] = row

@@ -87,7 +87,8 @@ class Runner:
             return {"facts": facts}
         started = time.monotonic()
         makers = _makers(cell, directory, facts)
-        self._write_sheet(cell, next(iter(makers.values())))
+        for name, maker in makers.items():
+            self._write_sheet(cell.key if len(makers) == 1 else f"{cell.key}/{name}", maker)
         measured = {name: self._measure(cell, laid, maker).to_json() for name, maker in makers.items()}
         facts["measured_in_s"] = time.monotonic() - started
         shutil.rmtree(directory)
@@ -134,7 +135,7 @@ class Runner:
                     child.wait()
         if child.returncode != 0:
             last = "\n".join(log_path.read_text(errors="replace").splitlines()[-_LOG_LINES:])
-            raise ChildFailed(f"{cell.key} ended with status {child.returncode}:\n{last}")
+            raise ChildFailed(f"its training ended with status {child.returncode}:\n{last}")
         facts: dict[str, Any] = json.loads((directory / FACTS).read_text())
         return directory, facts
 
@@ -167,7 +168,7 @@ class Runner:
             should_stop=self.should_stop,
         )
 
-    def _write_sheet(self, cell: Cell, maker: Generator | Gallery) -> None:
+    def _write_sheet(self, title: str, maker: Generator | Gallery) -> None:
         """The pictures of the first seeds; class after class where they can be asked for."""
         count = SHEET_SIDE**2
         if isinstance(maker, Gallery):
@@ -177,7 +178,7 @@ class Runner:
             items = [SampleItem(seed, seed % classes if classes else None) for seed in range(count)]
             pictures = [picture.pixels for picture in Sampler(maker).sample(items)]
         self.sheets.mkdir(parents=True, exist_ok=True)
-        name = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in cell.key)
+        name = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in title)
         (self.sheets / f"{name}.png").write_bytes(encode(grid(pictures, SHEET_SIDE)))
 
 

@@ -12,14 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.cells import AUTO, PYTHAE, QUICK_LESSON_IMAGES, QUICK_SET_IMAGES, SPEED, TURNS, Cell, Plan
+from bench.cells import AUTO, PYTHAE, QUICK_LESSON_IMAGES, QUICK_SET_IMAGES, TURNS, Cell, Plan
 from bench.figures import Figure, Figures
 from bench.results import ROOT, Results, cores
 from bench.running import ChildFailed, Runner
 from bench.sets import SETS
 from models.catalog import KINDS
 from models.console import INTERRUPTED, errors, interruptible, progress, say
-from models.errors import SourceMissing
+from models.errors import ModelsError, SourceMissing, Stopped
 
 HERE = Path(__file__).parent
 
@@ -85,11 +85,13 @@ def main(
             shown.update(whole, description=cell.key)
             if reason := _cannot_run(cell):
                 say(f"skipped {cell.key}: {reason}")
-            elif not _run(runner, cell, results):
-                failed += 1
+            else:
+                try:
+                    failed += not _run(runner, cell, results)
+                except Stopped:
+                    say(f"stopped in {cell.key}; what was done before is kept")
+                    raise typer.Exit(INTERRUPTED) from None
             shown.advance(whole)
-            if interrupted():
-                raise typer.Exit(INTERRUPTED)
     _show(Figures(plan, results).all(), as_json, quick)
     if failed:
         raise typer.Exit(1)
@@ -100,10 +102,10 @@ def _run(runner: Runner, cell: Cell, results: Results) -> bool:
     started = time.monotonic()
     try:
         found = runner.run(cell)
-    except (SourceMissing, OSError):
+    except (SourceMissing, Stopped):
         raise
-    except ChildFailed as error:
-        say(f"failed {error}", style="red")
+    except (ChildFailed, ModelsError) as error:  # the night's other cells are worth having
+        say(f"failed {cell.key}: {error}", style="red")
         return False
     results.append(cell, found)
     say(f"done {cell.key} in {time.monotonic() - started:.0f} s: {_in_short(found)}")
@@ -129,7 +131,7 @@ def _cannot_run(cell: Cell) -> str | None:
         return "pythae is not installed; bench/README.md says how"
     if cell.trainer == AUTO:
         return "there is no `auto` yet"
-    if cell.trainer in KINDS and cell.trainer != SPEED:
+    if cell.trainer in KINDS:
         kind, resolution = KINDS[cell.trainer], SETS[cell.image_set].resolution
         if resolution not in kind.resolutions:
             return f"{kind.name} makes no pictures of {resolution} px"

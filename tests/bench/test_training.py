@@ -41,7 +41,7 @@ def test_finished_cells_are_kept_and_give_figures_and_are_not_run_again(tmp_path
         assert {"fd_domain", "kid", "swd", "coverage", "ms_ssim"} <= set(evaluation["scores"])
     assert len({evaluation["extractor_sha256"] for row in rows for evaluation in row["measured"].values()}) == 1
     assert str(tmp_path) not in results.read_text()
-    assert len(list((tmp_path / "work/quick/sheets").glob("*.png"))) == 2
+    assert len(list((tmp_path / "work/quick/sheets").glob("*.png"))) == 3
 
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0, again.output
