@@ -140,7 +140,7 @@ def delete_dataset(resources: Attached, dataset_id: DatasetId) -> None:
     """Deletes its pictures for good; models that learned from it stay. Refused while a job needs it."""
     with resources.database.transaction() as session:
         dataset = find(session, dataset_id, locked=True)
-        refuse_if_in_use(session, records.Job.dataset_id == dataset_id, f"the data set {dataset_id}")
+        refuse_if_in_use(session, records.Job.dataset_id == dataset_id, f"the data set {dataset_id}", "dataset_id")
         session.delete(dataset)
     delete_blobs(resources, f"datasets/{dataset_id}", f"uploads/{dataset_id}.zip")
 
@@ -162,18 +162,20 @@ def find(session: Session, dataset_id: str, *, locked: bool = False, parameter: 
     return dataset
 
 
-def refuse_if_in_use(session: Session, needs_it: ColumnElement[bool], what: str) -> None:
+def refuse_if_in_use(session: Session, needs_it: ColumnElement[bool], what: str, parameter: str) -> None:
     """Raise InUse while unfinished jobs need it.
 
     Args:
         needs_it: the condition on a job's row.
         what: how the message calls it.
+        parameter: the request's parameter that named it.
     """
     unfinished = records.Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
     ids = session.scalars(select(records.Job.id).where(needs_it, unfinished).order_by(records.Job.id).limit(4)).all()
     if ids:
         raise InUse(
             f"{what} is needed by {', '.join(ids[:3])}{' and others' if len(ids) > 3 else ''}",
+            parameter=parameter,
             remedy="cancel them with POST /v1/jobs/{id}/cancel, or wait until they have ended",
             more={"jobs": list(ids[:3])},
         )

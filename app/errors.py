@@ -19,6 +19,7 @@ AppError
 ├── InvalidParameter     a value is wrong; the message names what is accepted
 │   ├── NotAZip              the upload is no zip archive
 │   ├── SourceNotFound       nothing is at the path to import
+│   ├── SourceUnreadable     the system does not let us look at the path to import
 │   └── KeyReused            the Idempotency-Key came with another request before
 └── JobFailed            the job that was waited for failed; its own code and status
 """
@@ -137,6 +138,10 @@ class SourceNotFound(InvalidParameter):
     """Nothing is at the path to import."""
 
 
+class SourceUnreadable(InvalidParameter):
+    """The system does not let us look at the path to import."""
+
+
 class KeyReused(InvalidParameter):
     """The Idempotency-Key came with another request before."""
 
@@ -164,6 +169,7 @@ class Answer:
     code: str
     remedy: str | None = None
     retry_after_s: int | None = None
+    parameter: str | None = None  # which one is at fault, where the error itself can't know how it came to us
 
 
 # Every error's answer, by its nearest class here. A test proves that each class of store and app is found.
@@ -187,6 +193,7 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     InvalidParameter: Answer(422, "invalid_parameter"),
     NotAZip: Answer(422, "not_a_zip"),
     SourceNotFound: Answer(422, "source_not_found"),
+    SourceUnreadable: Answer(422, "source_unreadable"),
     KeyReused: Answer(422, "idempotency_key_reused"),
     JobFailed: Answer(500, "job_failed"),
     store.StoreError: Answer(500, "internal_error"),
@@ -203,8 +210,8 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     ),
     store.StorageFull: Answer(507, "storage_full", "free some space where Darkroom keeps its data, then try again"),
     store.BlobNotFound: Answer(404, "blob_not_found", "it was deleted meanwhile"),
-    store.JobNotFound: Answer(404, "job_not_found", "GET /v1/jobs lists the jobs that there are"),
-    store.InvalidTransition: Answer(409, "job_ended", "look at the job's status first"),
+    store.JobNotFound: Answer(404, "job_not_found", "GET /v1/jobs lists the jobs that there are", parameter="job_id"),
+    store.InvalidTransition: Answer(409, "job_ended", "look at the job's status first", parameter="job_id"),
     store.LeaseLost: Answer(409, "lease_lost"),
     catalog.UnknownKind: Answer(422, "unknown_kind", "GET /v1/kinds lists every kind"),
     catalog.InvalidOption: Answer(422, "invalid_option", "GET /v1/kinds lists every option with its bounds"),

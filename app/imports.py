@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from app import uploads
 from app.dependencies import NO_NULL, Attached, IdempotencyKey
-from app.errors import ImportsDisabled, OutsideImportRoot, SourceNotFound, TooLarge, UnsupportedMedia
+from app.errors import ImportsDisabled, OutsideImportRoot, SourceNotFound, SourceUnreadable, TooLarge, UnsupportedMedia
 from app.jobs import Job
 from app.middleware import MAX_BODY_BYTES, UPLOAD_PATH
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
@@ -201,7 +201,15 @@ def _inside_import_root(resources: Resources, path: str) -> Path:
         raise outside from error
     if not resolved.is_relative_to(root):
         raise outside
-    if not resolved.exists():
+    try:
+        is_there = resolved.exists()
+    except OSError as error:
+        raise SourceUnreadable(
+            f"path: {resolved} can't be looked at: {error.strerror}",
+            parameter="/path",
+            remedy="let the user that Darkroom runs as read it and every folder above it, or upload a zip",
+        ) from error
+    if not is_there:
         raise SourceNotFound(
             f"path: nothing is at {resolved}", parameter="/path", remedy="check its spelling; case matters"
         )

@@ -128,7 +128,7 @@ def delete_model(resources: Attached, model_id: ModelId) -> None:
     """Deletes its weights for good; the images that it made stay. Refused while a job needs it."""
     with resources.database.transaction() as session:
         model = find(session, model_id, locked=True)
-        refuse_if_in_use(session, records.Job.model_id == model_id, f"the model {model_id}")
+        refuse_if_in_use(session, records.Job.model_id == model_id, f"the model {model_id}", "model_id")
         session.delete(model)
     delete_blobs(resources, f"models/{model_id}")
 

@@ -92,7 +92,9 @@ def respond(scope: Scope, error: Exception) -> ProblemResponse:
         if status >= 500:
             log.error("%s %s: %s", scope["method"], scope["path"], error)
         detail = str(error) or type(error).__name__
-        return ProblemResponse(scope, status, answer.code, detail, remedy=answer.remedy, headers=headers)
+        return ProblemResponse(
+            scope, status, answer.code, detail, parameter=answer.parameter, remedy=answer.remedy, headers=headers
+        )
     request_id = scope.get("state", {}).get("request_id", "-")
     log.error("%s %s (%s) failed", scope["method"], scope["path"], request_id, exc_info=error)
     return ProblemResponse(

@@ -73,7 +73,7 @@ def test_a_dataset_that_a_training_needs_is_not_deleted(service: Service) -> Non
     dataset_id = service.add_dataset()
     job = service.http.post("/v1/trainings", json={"dataset": dataset_id}).json()
 
-    problem = assert_problem(service.http.delete(f"/v1/datasets/{dataset_id}"), 409, "in_use")
+    problem = assert_problem(service.http.delete(f"/v1/datasets/{dataset_id}"), 409, "in_use", "dataset_id")
 
     assert problem["jobs"] == [job["id"]]
     assert job["id"] in problem["detail"]

@@ -80,8 +80,8 @@ def test_the_same_key_gives_the_same_job(service: Service) -> None:
 def test_what_is_needed_by_an_evaluation_is_not_deleted(service: Service) -> None:
     model_id, dataset_id = model_of_pets(service)
     service.http.post(f"/v1/models/{model_id}/evaluations")
-    assert_problem(service.http.delete(f"/v1/models/{model_id}"), 409, "in_use")
-    assert_problem(service.http.delete(f"/v1/datasets/{dataset_id}"), 409, "in_use")
+    assert_problem(service.http.delete(f"/v1/models/{model_id}"), 409, "in_use", "model_id")
+    assert_problem(service.http.delete(f"/v1/datasets/{dataset_id}"), 409, "in_use", "dataset_id")
 
 
 def test_what_cannot_be_measured_is_refused(service: Service) -> None:

@@ -162,4 +162,4 @@ def test_who_hangs_up_is_no_longer_told(service: Service, job_id: str) -> None:
 
 
 def test_an_unknown_job_has_no_events(service: Service) -> None:
-    assert_problem(service.http.get("/v1/jobs/job_nope/events"), 404, "job_not_found")
+    assert_problem(service.http.get("/v1/jobs/job_nope/events"), 404, "job_not_found", "job_id")

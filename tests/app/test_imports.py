@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,6 +235,16 @@ def test_a_path_that_leads_out_of_the_import_root_is_refused(service: Service, i
 
 def test_a_path_that_is_not_there_is_refused(service: Service, import_root: Path) -> None:
     assert_problem(service.http.post("/v1/datasets", json={"path": "pest"}), 422, "source_not_found", "/path")
+
+
+def test_a_path_that_the_system_refuses_to_look_at_is_answered_with_its_reason(
+    service: Service, import_root: Path
+) -> None:
+    # Longer than a file name may be: refused as a folder without permission is, but for root as well.
+    response = service.http.post("/v1/datasets", json={"path": "pets/" + "x" * 300})
+
+    problem = assert_problem(response, 422, "source_unreadable", "/path")
+    assert os.strerror(errno.ENAMETOOLONG) in problem["detail"]
 
 
 def test_imports_by_path_need_an_import_root(tmp_path: Path) -> None:

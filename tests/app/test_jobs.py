@@ -65,7 +65,7 @@ def test_a_job_shows_its_progress_error_and_links(service: Service) -> None:
 def test_an_unknown_job_is_not_found_never_pending(service: Service) -> None:
     for method, path in (("GET", ""), ("GET", "?wait=5"), ("POST", "/cancel"), ("GET", "/events")):
         response = service.http.request(method, f"/v1/jobs/job_nope{path}")
-        assert_problem(response, 404, "job_not_found")
+        assert_problem(response, 404, "job_not_found", "job_id")
 
 
 def test_a_job_is_sent_again_only_when_it_has_changed(service: Service) -> None:
@@ -157,7 +157,7 @@ def test_a_running_job_is_asked_to_stop(service: Service) -> None:
 def test_a_finished_job_can_not_be_canceled(service: Service) -> None:
     job = generate(service)
     service.worker.sample()
-    problem = assert_problem(service.http.post(f"/v1/jobs/{job['id']}/cancel"), 409, "job_ended")
+    problem = assert_problem(service.http.post(f"/v1/jobs/{job['id']}/cancel"), 409, "job_ended", "job_id")
     assert "succeeded" in problem["detail"]
 
 

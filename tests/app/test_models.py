@@ -59,7 +59,9 @@ def test_a_model_that_a_job_needs_is_not_deleted(service: Service) -> None:
     job = service.http.post("/v1/generations", json={"model": model_id}).json()
     claim = service.worker.claim(JobKind.SAMPLE)
 
-    assert assert_problem(service.http.delete(f"/v1/models/{model_id}"), 409, "in_use")["jobs"] == [job["id"]]
+    assert assert_problem(service.http.delete(f"/v1/models/{model_id}"), 409, "in_use", "model_id")["jobs"] == [
+        job["id"]
+    ]
 
     service.worker.fail(claim, "internal", retryable=True)
     assert service.http.delete(f"/v1/models/{model_id}").status_code == 204

@@ -74,7 +74,7 @@ def test_on_postgres_the_same_key_at_the_same_time_makes_one_job(tmp_path: Path,
 
         assert len({answer["id"] for answer in answers}) == 1
         assert len(service.http.get("/v1/models").json()["data"]) == 1
-        assert_problem(service.http.delete(f"/v1/datasets/{dataset_id}"), 409, "in_use")
+        assert_problem(service.http.delete(f"/v1/datasets/{dataset_id}"), 409, "in_use", "dataset_id")
 
 
 def test_on_postgres_a_dataset_is_either_deleted_or_trained_on(tmp_path: Path, postgres_url: str) -> None:
