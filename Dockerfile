@@ -33,5 +33,6 @@ COPY app app
 RUN pip install --no-deps .
 USER darkroom
 VOLUME /data
-HEALTHCHECK --interval=15s --timeout=10s --start-period=60s CMD ["python3", "-m", "worker.health"]
+# Patient, because trainings on the CPU may leave the check little of it.
+HEALTHCHECK --interval=15s --timeout=30s --start-period=60s CMD ["python3", "-m", "worker.health"]
 CMD ["python3", "-m", "worker.launch"]

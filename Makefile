@@ -49,7 +49,8 @@ clean: ## remove what was built and cached; the data directory stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-env: ## .env with random passwords for docker compose, unless there is one
+env: ## .env with random passwords for docker compose, unless there is one, and a folder for pictures
+	@mkdir -p pictures # else the engine makes it, owned by root
 	@test -e .env && echo ".env is there already" || { umask 077; \
 		for name in POSTGRES_PASSWORD REDIS_PASSWORD; do \
 			echo "$$name=$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')"; \
