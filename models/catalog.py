@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from models.errors import InvalidOption, UnknownKind
+from models.options import DcganOptions, FewshotOptions, R3Options, TrainOptions, VaeGanOptions, VaeSigmaOptions
 
 __all__ = [
     "KINDS",
@@ -27,13 +28,11 @@ __all__ = [
     "MAX_PATIENCE",
     "MAX_RESOLUTION",
     "MAX_SEED",
-    "DcganOptions",
     "ExportFormat",
     "InvalidOption",
     "Kind",
     "TrainOptions",
     "UnknownKind",
-    "VaeSigmaOptions",
     "describe",
     "kind",
     "parse_options",
@@ -44,6 +43,7 @@ MAX_BUDGET_IMAGES = 1_000_000_000
 MAX_BUDGET_S = 30 * 24 * 3600.0  # thirty days
 MAX_EVALUATION_SHARE = 0.5  # of a training's time; measuring more than learning would be no training
 MAX_PATIENCE = 1000  # measurements
+RESOLUTIONS = (32, 64, 96, 128)  # pixels on a side that every kind makes
 MAX_SEED = 2**32 - 1  # PyTorch's CPU generator reads no more bits than these: larger seeds would repeat smaller ones
 
 
@@ -55,66 +55,6 @@ class ExportFormat(enum.StrEnum):
     ONNX = "onnx"  # what many runtimes load, without PyTorch
 
 
-class TrainOptions(BaseModel):
-    """The options that the training loop itself reads, common to every kind."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    latent_dim: int = Field(100, ge=1, le=1024, description="Numbers in the latent that one picture is developed from.")
-    conditional: bool | None = Field(
-        None, description="Learn the labels, so that one can be asked for. None: when the data set has labels."
-    )
-    batch_size: int = Field(64, ge=2, le=1024, description="Images in one training step.")
-    mirror: bool = Field(
-        False, description="Flip each image left to right half of the time. Wrong for letters and digits."
-    )
-    ema_halflife_images: int = Field(
-        10_000,
-        ge=0,
-        le=10_000_000,
-        description="Images after which a weight's share in the averaged generator has halved; never more than 5 % of the "
-        "images seen so far, so that short runs do not keep their beginnings. 0 keeps no average.",
-    )
-
-
-class DcganOptions(TrainOptions):
-    """Options of `gan-dcgan`; the defaults are the paper's."""
-
-    base_channels: int = Field(
-        64,
-        ge=4,
-        le=256,
-        description="Width of both networks (ngf = ndf); half of it trains about three times as fast on a CPU.",
-    )
-    learning_rate: float = Field(2e-4, gt=0, le=0.1, description="Adam's step size, for both networks.")
-    beta1: float = Field(0.5, ge=0, lt=1, description="Adam's decay of the mean gradient; the other one is 0.999.")
-
-
-class VaeSigmaOptions(TrainOptions):
-    """Options of `vae-sigma`."""
-
-    latent_dim: int = Field(64, ge=1, le=512, description="Numbers in the latent that one picture is developed from.")
-    base_channels: int = Field(
-        32,
-        ge=4,
-        le=256,
-        description="Width of both networks; twice as much learns finer detail at a third of the speed.",
-    )
-    learning_rate: float = Field(1e-3, gt=0, le=0.1, description="Adam's step size.")
-    kl_warmup_images: int = Field(
-        10_000,
-        ge=0,
-        le=100_000_000,
-        description="Images over which the weight of the KL divergence rises from 0 to 1. 0: full weight at once.",
-    )
-    free_nats: float = Field(
-        0.05,
-        ge=0,
-        le=10,
-        description="Free bits: the KL divergence below which no number of the latent is pushed, in nats. 0: none are free.",
-    )
-
-
 @dataclass(frozen=True)
 class Kind:
     """One way to train a generator."""
@@ -124,7 +64,7 @@ class Kind:
     summary: str
     source: str  # the paper
     options: type[TrainOptions]
-    resolutions: tuple[int, ...]  # pixels on a side
+    resolutions: tuple[int, ...] = RESOLUTIONS
     channels: tuple[int, ...] = (1, 3)  # grey, RGB
     abilities: tuple[str, ...] = ("sample", "conditional")
 
@@ -150,7 +90,23 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 source="Radford, Metz and Chintala 2015, Unsupervised Representation Learning with Deep Convolutional "
                 "Generative Adversarial Networks, arXiv:1511.06434",
                 options=DcganOptions,
-                resolutions=(32, 64, 128),
+            ),
+            Kind(
+                name="gan-r3",
+                title="R3GAN",
+                summary="The modern GAN: no normalisation, every fake against a real picture, both slopes held down; for "
+                "longer budgets and GPUs.",
+                source="Huang et al. 2025, The GAN is dead; long live the GAN! A Modern Baseline GAN, arXiv:2501.05441",
+                options=R3Options,
+            ),
+            Kind(
+                name="gan-fewshot",
+                title="Few-shot GAN",
+                summary="For 20 to 2,000 pictures: a discriminator that must also redraw what it sees, through strong "
+                "augmentation.",
+                source="Liu et al. 2021, Towards Faster and Stabilized GAN Training for High-fidelity Few-shot Image Synthesis"
+                ", arXiv:2101.04775",
+                options=FewshotOptions,
             ),
             Kind(
                 name="vae-sigma",
@@ -159,7 +115,15 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 source="Rybkin, Daniilidis and Levine 2021, Simple and Effective VAE Training with Calibrated Decoders, "
                 "arXiv:2006.13202; latents from a mixture, Ghosh et al. 2020, arXiv:1903.12436",
                 options=VaeSigmaOptions,
-                resolutions=(32, 64, 96, 128),
+            ),
+            Kind(
+                name="vae-gan",
+                title="VAE-GAN",
+                summary="vae-sigma with edges: its decoder also answers to an adversary that looks at patches; covers the data "
+                "and is sharp.",
+                source="Ours, after Larsen et al. 2016, arXiv:1512.09300 (a VAE's decoder as generator) and Esser et al. 2021, "
+                "arXiv:2012.09841 (adversary balanced by gradient norms)",
+                options=VaeGanOptions,
             ),
         )
     }

@@ -12,10 +12,10 @@ from models.catalog import (
     MAX_EVALUATION_SHARE,
     MAX_PATIENCE,
     MAX_SEED,
-    TrainOptions,
     parse_options,
 )
 from models.errors import InvalidOption
+from models.options import TrainOptions
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from models.catalog import MAX_RESOLUTION, TrainOptions, kind, parse_options
+from models.catalog import MAX_RESOLUTION, kind, parse_options
 from models.errors import BadCheckpoint, NoCheckpoint, OptionError
 from models.objective import Shape
+from models.options import TrainOptions
 from models.prior import MixturePrior
 from models.registry import build_generator
 from models.sealed import Seal, read_json, read_tensors, write_json, write_tensors

@@ -33,7 +33,22 @@ class Batch:
     images: Tensor  # float [-1, 1], [N, C, H, W]
     labels: Tensor | None  # int64 [N]; None when the networks are not told labels
     latents: Tensor  # float, standard normal, [N, D]
-    images_seen: int = 0  # before this step: what schedules go by
+    random: torch.Generator  # on the CPU, for every other draw; its state is part of a checkpoint
+    images_seen: int = 0  # before this step
+    fraction: float = 0.0  # of the budget that is spent, 0 to 1: what schedules go by
+
+    @property
+    def number(self) -> int:
+        """How many steps came before this one."""
+        return self.images_seen // len(self.images)
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What an optimizer of Adam's family works with in one step."""
+
+    learning_rate: float
+    betas: tuple[float, float]  # decays of the mean gradient and of its mean square
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,7 @@ class Phase:
     module: nn.Module  # whose weights this phase changes
     optimizer: torch.optim.Optimizer
     losses: Callable[[Batch], Mapping[str, Tensor]]  # scalars by name; their sum is minimised
+    hyperparameters: Callable[[float], Hyperparameters]  # when so much of the budget is spent, 0 to 1
 
 
 class Objective(Protocol):

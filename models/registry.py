@@ -5,12 +5,24 @@ A kind's module is imported when it is first built, so that one kind's dependenc
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import torch
 from torch import nn
 
-from models.catalog import DcganOptions, TrainOptions, VaeSigmaOptions
-from models.errors import UnknownKind
+from models.catalog import kind as kind_called
 from models.objective import Objective, Shape
+from models.options import TrainOptions
+
+#: By kind: its module, the objective that trains it, and the network that is sampled from.
+_BUILDERS = {
+    "gan-dcgan": ("models.gan.dcgan", "DcganObjective", "DcganGenerator"),
+    "gan-r3": ("models.gan.r3", "R3Objective", "R3Generator"),
+    "gan-fewshot": ("models.gan.fewshot", "FewshotObjective", "FewshotGenerator"),
+    "vae-sigma": ("models.vae.sigma", "VaeSigmaObjective", "VaeSigma"),
+    "vae-gan": ("models.vae.gan", "VaeGanObjective", "VaeSigma"),
+}
 
 
 def build_objective(kind: str, options: TrainOptions, shape: Shape, device: torch.device) -> Objective:
@@ -19,17 +31,9 @@ def build_objective(kind: str, options: TrainOptions, shape: Shape, device: torc
     Raises:
         UnknownKind: no kind is called that.
     """
-    if kind == "gan-dcgan":
-        from models.gan.dcgan import DcganObjective
-
-        assert isinstance(options, DcganOptions)
-        return DcganObjective(options, shape, device)
-    if kind == "vae-sigma":
-        from models.vae.sigma import VaeSigmaObjective
-
-        assert isinstance(options, VaeSigmaOptions)
-        return VaeSigmaObjective(options, shape, device)
-    raise UnknownKind(kind)
+    module, objective, _ = _builders(kind, options)
+    built: Objective = _found(module, objective)(options, shape, device)
+    return built
 
 
 def build_generator(kind: str, options: TrainOptions, shape: Shape) -> nn.Module:
@@ -38,14 +42,15 @@ def build_generator(kind: str, options: TrainOptions, shape: Shape) -> nn.Module
     Raises:
         UnknownKind: no kind is called that.
     """
-    if kind == "gan-dcgan":
-        from models.gan.dcgan import DcganGenerator
+    module, _, network = _builders(kind, options)
+    built: nn.Module = _found(module, network)(options, shape)
+    return built
 
-        assert isinstance(options, DcganOptions)
-        return DcganGenerator(options, shape)
-    if kind == "vae-sigma":
-        from models.vae.sigma import VaeSigma
 
-        assert isinstance(options, VaeSigmaOptions)
-        return VaeSigma(options, shape)
-    raise UnknownKind(kind)
+def _builders(kind: str, options: TrainOptions) -> tuple[str, str, str]:
+    assert isinstance(options, kind_called(kind).options)
+    return _BUILDERS[kind]
+
+
+def _found(module: str, name: str) -> Any:
+    return getattr(import_module(module), name)

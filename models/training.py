@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models import checkpoint
-from models.catalog import TrainOptions, kind
+from models.catalog import kind, parse_options
 from models.checkpoint import Checkpoint, TrainingRecord
 from models.config import TrainingConfig
 from models.data import PreparedImages
@@ -23,6 +23,7 @@ from models.errors import BadCheckpoint, InvalidOption, TrainingDiverged
 from models.generator import Generator, GeneratorCard, load_weights
 from models.means import Means
 from models.objective import Batch, Encodes, Phase
+from models.options import TrainOptions
 from models.prior import QUICK, THOROUGH, MixturePrior, fit_prior
 from models.randomness import EndlessShuffle, derived_generator, derived_seed
 from models.registry import build_objective
@@ -91,6 +92,9 @@ class Training:
         batch = self._next_batch(options)
         self.objective.gauges.clear()
         for phase in self.objective.phases:
+            chosen = phase.hyperparameters(batch.fraction)
+            for group in phase.optimizer.param_groups:
+                group["lr"], group["betas"] = chosen.learning_rate, chosen.betas
             phase.optimizer.zero_grad(set_to_none=True)
             losses = phase.losses(batch)
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call] # torch's own gap
@@ -112,7 +116,9 @@ class Training:
             images=images.contiguous(memory_format=torch.channels_last),
             labels=None if self.classes is None else labels,
             latents=latents.to(self.device, non_blocking=True),
+            random=self.random,
             images_seen=self.images_seen,
+            fraction=self.config.fraction(self.images_seen, self.elapsed_s),
         )
 
     def read_losses(self) -> dict[str, float]:
@@ -221,7 +227,10 @@ class Training:
         Raises:
             BadCheckpoint: it is of another training.
         """
-        stored, wanted = found.record.config, self.config.to_json()
+        stored, wanted = dict(found.record.config), self.config.to_json()
+        if stored.get("kind") == self.config.kind:
+            # Read again, so that an option that came after the checkpoint has its default there too.
+            stored["options"] = parse_options(self.config.kind, stored["options"]).model_dump(mode="json")
         for name in ("kind", "resolution", "options", "seed"):
             if stored.get(name) != wanted[name]:
                 raise BadCheckpoint(

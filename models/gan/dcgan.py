@@ -8,7 +8,7 @@ batch apart, each normalised by its own statistics; the generator maximises log 
 What the paper leaves open, or what differs from it:
 - latents are standard normal, as in the authors' released code, where the paper's text says uniform;
 - binary cross-entropy is taken from logits, which is the same number with fewer ways to overflow;
-- 32 pixels drop the widest layer; 128 pixels add one, as wide as the widest (WIDTHS);
+- 32 pixels drop the widest layer; 128 pixels add one, as wide as the widest; 96 pixels begin at 6 instead of 4 (WIDTHS);
 - labels, where there are some, enter both networks as in Mirza and Osindero 2014 (arXiv:1411.1784): the generator reads an
   embedding of the class beside the latent, the discriminator one learnt map of the class beside the colour channels. Fakes
   are made for the labels of the real batch.
@@ -18,18 +18,18 @@ Shapes: N batch, C channels, H W pixels, D latent, E embedding, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.catalog import DcganOptions
-from models.objective import Batch, Phase, Shape, frozen
+from models.gan.adversarial import AdversarialObjective
+from models.gan.stddev import MinibatchStddev
+from models.objective import Shape
+from models.options import DcganOptions
 
-#: Widths from 4x4 up to the last layer before the pixels, in base_channels, by resolution.
-WIDTHS = {32: (4, 2, 1), 64: (8, 4, 2, 1), 128: (8, 8, 4, 2, 1)}
+#: Widths from the smallest maps up to the last layer before the pixels, in base_channels, by resolution.
+WIDTHS = {32: (4, 2, 1), 64: (8, 4, 2, 1), 96: (8, 4, 2, 1), 128: (8, 8, 4, 2, 1)}
 LABEL_DIM = 50  # E; the paper on conditional GANs only asks for "an embedding"
 
 
@@ -46,7 +46,8 @@ class DcganGenerator(nn.Module):
         widths = [options.base_channels * width for width in WIDTHS[shape.resolution]]
         inputs = options.latent_dim + (LABEL_DIM if shape.classes else 0)
         self.embedding = nn.Embedding(shape.classes, LABEL_DIM) if shape.classes else None
-        layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], 4, bias=False)]  # 1 -> 4 pixels
+        size = shape.resolution >> len(widths)
+        layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], size, bias=False)]  # 1 -> 4 (or 6) pixels
         for wide, narrow in pairwise(widths):
             layers += [nn.BatchNorm2d(wide), nn.ReLU(inplace=True)]
             layers += [nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False)]  # doubles H and W
@@ -77,7 +78,9 @@ class DcganDiscriminator(nn.Module):
         for narrow, wide in pairwise(widths):
             layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1, bias=False)]
             layers += [nn.BatchNorm2d(wide), nn.LeakyReLU(0.2, inplace=True)]
-        layers += [nn.Conv2d(widths[-1], 1, 4, bias=False)]  # 4 -> 1 pixels
+        statistic = [MinibatchStddev()] if options.minibatch_stddev else []
+        size = shape.resolution >> len(widths)
+        layers += [*statistic, nn.Conv2d(widths[-1] + len(statistic), 1, size, bias=False)]  # 4 (or 6) -> 1 pixels
         self.layers = nn.Sequential(*layers)
         self.apply(initialise)
 
@@ -99,44 +102,11 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class DcganObjective:
-    """The game of Goodfellow et al. 2014, played by DCGAN's networks."""
+class DcganObjective(AdversarialObjective):
+    """The game of Goodfellow et al. 2014, played by DCGAN's networks, unless options say otherwise."""
 
     def __init__(self, options: DcganOptions, shape: Shape, device: torch.device) -> None:
-        self.generator: nn.Module = DcganGenerator(options, shape)
-        self.discriminator = DcganDiscriminator(options, shape)
-        for network in (self.generator, self.discriminator):
-            network.to(device).to(memory_format=torch.channels_last)
-        self._fakes = torch.empty(0)  # of this step: made in phase D, judged again in phase G
-        self.gauges: dict[str, Tensor | float] = {}
-        self.phases: tuple[Phase, ...] = (
-            Phase("D", self.discriminator, _adam(self.discriminator, options), self.discriminator_losses),
-            Phase("G", self.generator, _adam(self.generator, options), self.generator_losses),
+        generator = DcganGenerator(options, shape)
+        super().__init__(
+            options, generator, [DcganDiscriminator(options, shape) for _ in range(options.discriminators)], device
         )
-
-    def discriminator_losses(self, batch: Batch) -> Mapping[str, Tensor]:
-        """L_D = -E log D(x) - E log(1 - D(G(z))), where log(1 - sigmoid(a)) = -softplus(a).
-
-        Watched beside it: the mean logits, and R_t = E sign(D(x)) of the training images, whose rise to 1 is how a
-        discriminator learns them by heart (Karras et al. 2020, arXiv:2006.06676, equation 1).
-        """
-        self._fakes = self.generator(batch.latents, batch.labels)
-        real_logits = self.discriminator(batch.images, batch.labels)
-        fake_logits = self.discriminator(self._fakes.detach(), batch.labels)
-        self.gauges |= {
-            "D_real_logit": real_logits.detach().mean(),
-            "D_fake_logit": fake_logits.detach().mean(),
-            "R_t": real_logits.detach().sign().mean(),
-        }
-        return {"D_real": F.softplus(-real_logits).mean(), "D_fake": F.softplus(fake_logits).mean()}
-
-    def generator_losses(self, batch: Batch) -> Mapping[str, Tensor]:
-        """L_G = -E log D(G(z)), the form that does not saturate."""
-        fakes, self._fakes = self._fakes, torch.empty(0)
-        with frozen(self.discriminator):
-            logits = self.discriminator(fakes, batch.labels)
-        return {"G": F.softplus(-logits).mean()}
-
-
-def _adam(network: nn.Module, options: DcganOptions) -> torch.optim.Adam:
-    return torch.optim.Adam(network.parameters(), lr=options.learning_rate, betas=(options.beta1, 0.999), fused=True)

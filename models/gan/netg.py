@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.catalog import DcganOptions, kind, parse_options
 from models.errors import ForeignWeights, OptionError, TargetExists
 from models.gan.dcgan import WIDTHS, DcganGenerator
 from models.generator import GeneratorCard, load_weights, save_generator
 from models.objective import Shape
+from models.options import DcganOptions, kind, parse_options
 from models.sealed import whole_directory
 
 KIND = "gan-dcgan"

@@ -31,8 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.catalog import VaeSigmaOptions
-from models.objective import Batch, Phase, Shape
+from models.objective import Batch, Hyperparameters, Phase, Shape
+from models.options import VaeSigmaOptions
+from models.schedule import step_share
 
 #: Widths in base_channels by resolution, from half the pixels down to BOTTOM.
 WIDTHS = {32: (1, 2, 4), 64: (1, 2, 4, 4), 96: (1, 2, 4, 4), 128: (1, 1, 2, 4, 4)}
@@ -40,6 +41,7 @@ BLOCKS_UP_TO_PX = 16  # larger maps get no residual blocks of their own
 LABEL_DIM = 32  # E
 GROUPS = 8  # of channels that are normalised together; fewer where a width cannot be divided by it
 LOG_VARIANCES = (-12.0, 6.0)  # that a posterior may have: what lies beyond is a number overflowing, not a picture
+BETAS = (0.9, 0.999)  # of Adam
 LEAST_VARIANCE = (2 / 255) ** 2 / 12  # of pixels in [-1, 1]: what rounding to 256 levels leaves
 
 
@@ -148,17 +150,27 @@ class VaeSigmaObjective:
         self.generator: nn.Module = self.network
         self.gauges: dict[str, Tensor | float] = {}
         optimizer = torch.optim.Adam(self.network.parameters(), lr=options.learning_rate, fused=True)
-        self.phases: tuple[Phase, ...] = (Phase("VAE", self.network, optimizer, self.losses),)
+        self.phases: tuple[Phase, ...] = (Phase("VAE", self.network, optimizer, self.losses, self.hyperparameters),)
+
+    def hyperparameters(self, fraction: float) -> Hyperparameters:
+        """What Adam works with when so much of the budget is spent."""
+        return Hyperparameters(self.options.learning_rate * step_share(self.options.schedule, fraction), BETAS)
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Nats a picture; the batch's latents serve as the noise of z = mean + deviation * noise.
-
-        Watched beside them: sigma in units of [-1, 1], the KL divergence without weight or free bits, and its weight.
-        """
+        """Nats a picture; the batch's latents serve as the noise of z = mean + deviation * noise."""
         means, log_variances = self.network.encoder(batch.images, batch.labels)
         latents = means + (0.5 * log_variances).exp() * batch.latents
         pictures = self.network.decoder(latents, batch.labels)
-        divergence = kl_divergence(means, log_variances, free_nats=self.options.free_nats)
+        return {
+            "reconstruction": negative_log_likelihood(pictures, batch.images),
+            "KL": self.divergence(means, log_variances, pictures, batch),
+        }
+
+    def divergence(self, means: Tensor, log_variances: Tensor, pictures: Tensor, batch: Batch) -> Tensor:
+        """The KL divergence with its present weight, in nats a picture.
+
+        Watched beside it: sigma in units of [-1, 1], the KL divergence without weight or free bits, and its weight.
+        """
         warmth = warm_up(batch.images_seen + len(batch.images), self.options.kl_warmup_images)
         with torch.no_grad():
             self.gauges |= {
@@ -166,7 +178,7 @@ class VaeSigmaObjective:
                 "KL_unweighted": kl_divergence(means, log_variances, free_nats=0),
                 "KL_weight": warmth,
             }
-        return {"reconstruction": negative_log_likelihood(pictures, batch.images), "KL": warmth * divergence}
+        return warmth * kl_divergence(means, log_variances, free_nats=self.options.free_nats)
 
 
 def negative_log_likelihood(pictures: Tensor, images: Tensor) -> Tensor:

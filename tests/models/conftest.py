@@ -18,7 +18,10 @@ from models.manifest import VERSION, Manifest, PreparedImage
 #: Nets as small as the kinds allow, by kind: what the battery trains.
 SMALL = {
     "gan-dcgan": {"base_channels": 4, "latent_dim": 8, "batch_size": 8},
+    "gan-r3": {"base_channels": 8, "latent_dim": 8, "batch_size": 8},
+    "gan-fewshot": {"base_channels": 8, "latent_dim": 8, "batch_size": 8},
     "vae-sigma": {"base_channels": 4, "latent_dim": 8, "batch_size": 8},
+    "vae-gan": {"base_channels": 4, "discriminator_channels": 4, "latent_dim": 8, "batch_size": 8},
 }
 
 Prepare = Callable[..., PreparedImages]

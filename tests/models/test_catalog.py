@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from models.catalog import KINDS, DcganOptions, describe, kind, parse_options
+from models.catalog import KINDS, describe, kind, parse_options
 from models.errors import InvalidOption, UnknownKind
+from models.options import DcganOptions
 
 
 def test_the_catalogue_loads_without_pytorch() -> None:

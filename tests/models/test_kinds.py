@@ -135,7 +135,8 @@ def test_every_resolution_and_channel_count_can_be_built_and_learnt_from(name: s
             shape = Shape(resolution, channels, classes)
             objective = build_objective(name, options, shape, CPU)
             labels = torch.tensor([0, 1]) if classes else None
-            batch = Batch(torch.zeros(2, channels, resolution, resolution), labels, torch.randn(2, options.latent_dim))
+            images, latents = torch.zeros(2, channels, resolution, resolution), torch.randn(2, options.latent_dim)
+            batch = Batch(images, labels, latents, torch.Generator(), fraction=1.0)
             for phase in objective.phases:
                 losses = phase.losses(batch)
                 torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call] # torch's own gap

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from models.catalog import VaeSigmaOptions
 from models.objective import Batch, Encodes, Shape
+from models.options import VaeSigmaOptions
 from models.vae.sigma import (
     LEAST_VARIANCE,
     VaeSigma,
@@ -83,7 +83,8 @@ def test_the_warm_up_follows_the_images_seen() -> None:
     )
     images, latents = torch.rand(10, 1, 32, 32), torch.zeros(10, 8)
     early, late, later = (
-        objective.losses(Batch(images, None, latents, images_seen=seen))["KL"].item() for seen in (0, 90, 5000)
+        objective.losses(Batch(images, None, latents, torch.Generator(), images_seen=seen))["KL"].item()
+        for seen in (0, 90, 5000)
     )
     assert early == pytest.approx(late / 10)
     assert late == later > 0
@@ -93,7 +94,9 @@ def test_gauges_tell_sigma_and_the_divergence_before_its_weight() -> None:
     objective = VaeSigmaObjective(
         SMALL.model_copy(update={"kl_warmup_images": 100, "free_nats": 0.0}), Shape(32, 1, 0), torch.device("cpu")
     )
-    losses = objective.losses(Batch(torch.zeros(10, 1, 32, 32), None, torch.zeros(10, 8), images_seen=10))
+    losses = objective.losses(
+        Batch(torch.zeros(10, 1, 32, 32), None, torch.zeros(10, 8), torch.Generator(), images_seen=10)
+    )
     gauges = {name: float(value) for name, value in objective.gauges.items()}
     assert gauges["KL_weight"] == 0.2
     assert gauges["KL_unweighted"] == pytest.approx(losses["KL"].item() / 0.2, rel=1e-4)
@@ -105,7 +108,7 @@ def test_the_noise_of_the_posterior_is_the_latent_of_the_batch() -> None:
     """Nothing is drawn inside, so that a step follows from the loop's random state."""
     objective = VaeSigmaObjective(SMALL, Shape(32, 1, 0), torch.device("cpu"))
     images, latents = torch.rand(4, 1, 32, 32), torch.randn(4, 8)
-    losses = [objective.losses(Batch(images, None, noise)) for noise in (latents, latents, -latents)]
+    losses = [objective.losses(Batch(images, None, noise, torch.Generator())) for noise in (latents, latents, -latents)]
     assert losses[0]["reconstruction"] == losses[1]["reconstruction"] != losses[2]["reconstruction"]
 
 

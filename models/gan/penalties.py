@@ -1,0 +1,69 @@
+"""Penalties on the slope of a discriminator at pictures: what keeps the game from running away.
+
+Shapes: N batch, C channels, H W pixels. A discriminator here is a function of pictures alone, float [N, C, H, W] to logits [N].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+STEP = 0.02  # of finite differences, as the deviation of the noise in pixels of [-1, 1]: 2.5 levels of 256
+
+Judge = Callable[[Tensor], Tensor]
+
+
+def squared_slope(judge: Judge, images: Tensor) -> Tensor:
+    """E |∇ D(x)|² by double backpropagation, the exact R1 (at real pictures) or R2 (at fakes) without its weight.
+
+    Args:
+        judge: the discriminator.
+        images: where, float [N, C, H, W]; no gradient flows into them.
+
+    Source: Mescheder, Geiger and Nowozin 2018, arXiv:1801.04406, equation (9).
+    """
+    images = images.detach().requires_grad_(True)
+    return squared_slope_of(judge(images), images)
+
+
+def squared_slope_of(logits: Tensor, images: Tensor) -> Tensor:
+    """The same from logits that were computed from `images` already, which saves judging them twice."""
+    (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return slope.square().sum(dim=(1, 2, 3)).mean()
+
+
+def squared_slope_along(judge: Judge, logits: Tensor, images: Tensor, random: torch.Generator) -> Tensor:
+    """E |∇ D(x)|² by differences along random directions: noisier, but with single backpropagation only.
+
+        (D(x + ε u) - D(x))² / ε²,      u ~ N(0, I):   its mean over u is |∇ D(x)|² up to O(ε²)
+
+    Args:
+        judge: the discriminator.
+        logits: D(x), [N], with its graph.
+        images: x, float [N, C, H, W].
+        random: where the directions are drawn from, on the CPU.
+
+    Source: Lin et al. 2025, arXiv:2501.08316, §3.4 (approximated R1), who leave ε² to the weight.
+    """
+    directions = torch.randn(images.shape, generator=random).to(images.device)
+    moved = judge(images.detach() + STEP * directions)
+    return ((moved - logits) / STEP).square().mean()
+
+
+def unit_slope(judge: Judge, real: Tensor, fake: Tensor, random: torch.Generator) -> Tensor:
+    """E (|∇ D(x̂)| - 1)² at points x̂ between real and generated pictures.
+
+    Args:
+        judge: the discriminator.
+        real: float [N, C, H, W].
+        fake: of the same shape.
+        random: where the places between are drawn from, on the CPU.
+
+    Source: Gulrajani et al. 2017, arXiv:1704.00028, equation (3).
+    """
+    share = torch.rand(len(real), 1, 1, 1, generator=random).to(real.device)
+    between = (share * real + (1 - share) * fake).detach().requires_grad_(True)
+    (slope,) = torch.autograd.grad(judge(between).sum(), between, create_graph=True)
+    return (slope.square().sum(dim=(1, 2, 3)).add(1e-12).sqrt() - 1).square().mean()
