@@ -1,4 +1,4 @@
-"""Differentiable augmentation: what a discriminator sees real and generated pictures through, so that few can't be learnt by heart.
+"""Differentiable augmentation: what a discriminator sees pictures through, so that few cannot be learnt by heart.
 
 Source: Zhao et al. 2020, Differentiable Augmentation for Data-Efficient GAN Training, arXiv:2006.10738, §3 and appendix C:
 colour (brightness, saturation, contrast), translation by up to an eighth, cutout of a square of half the side.

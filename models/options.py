@@ -192,7 +192,7 @@ class VaeGanOptions(VaeSigmaOptions):
         1.0,
         ge=0,
         le=100,
-        description="How strongly edges of every scale are compared: its gradient's size against the likelihood's. 0: not at all.",
+        description="How strongly edges of every scale are compared: its gradient's size against the likelihood's. 0: not.",
     )
     adversarial_weight: float = Field(
         1.0, ge=0, le=100, description="The adversarial gradient's size against that of all the rest. 0: no adversary."
