@@ -56,6 +56,15 @@ class ExportFormat(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class Preset:
+    """Options of a kind that go together, under a name."""
+
+    name: str
+    summary: str
+    options: Mapping[str, Any]  # those that differ from the defaults
+
+
+@dataclass(frozen=True)
 class Kind:
     """One way to train a generator."""
 
@@ -67,6 +76,7 @@ class Kind:
     resolutions: tuple[int, ...] = RESOLUTIONS
     channels: tuple[int, ...] = (1, 3)  # grey, RGB
     abilities: tuple[str, ...] = ("sample", "conditional")
+    presets: tuple[Preset, ...] = ()
 
     def check(self, resolution: int, channels: int) -> None:
         """Raise InvalidOption unless this kind makes pictures of such a size and so many channels."""
@@ -90,6 +100,19 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 source="Radford, Metz and Chintala 2015, Unsupervised Representation Learning with Deep Convolutional "
                 "Generative Adversarial Networks, arXiv:1511.06434",
                 options=DcganOptions,
+                presets=(
+                    Preset(
+                        "quick",
+                        "Half as wide, each fake against a real picture, slopes held down now and then: learns several times "
+                        "as fast.",
+                        {
+                            "base_channels": 32,
+                            "loss": "relativistic",
+                            "penalty": "r1-r2",
+                            "penalty_every": 8,
+                        },
+                    ),
+                ),
             ),
             Kind(
                 name="gan-r3",
@@ -142,23 +165,24 @@ def kind(name: str) -> Kind:
         raise UnknownKind(name, known=tuple(KINDS)) from None
 
 
-def parse_options(kind_name: str, options: Mapping[str, Any]) -> TrainOptions:
+def parse_options(kind_name: str, options: Mapping[str, Any], preset: str | None = None) -> TrainOptions:
     """Check a user's options for a kind, and fill in the defaults.
 
     Args:
         kind_name: a key of KINDS.
         options: option name to value; numbers and booleans may be written as strings, as on a command line.
+        preset: the name of one of the kind's presets, which `options` take precedence over. None: the defaults.
 
     Returns:
         the kind's own options class, frozen.
 
     Raises:
         UnknownKind: no kind is called that.
-        InvalidOption: an option is unknown or out of bounds; the first one found.
+        InvalidOption: an option is unknown or out of bounds; the first one found; or no preset is called that.
     """
     model = kind(kind_name).options
     try:
-        return model.model_validate(dict(options))
+        return model.model_validate({**_preset_options(kind_name, preset), **options})
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         parameter = str(first["loc"][0]) if first["loc"] else "options"
@@ -167,6 +191,16 @@ def parse_options(kind_name: str, options: Mapping[str, Any]) -> TrainOptions:
             raise InvalidOption(parameter, f"{kind_name} has no option of this name", f"one of: {names}") from error
         message = f"{first['msg']}, got {first['input']!r}"
         raise InvalidOption(parameter, message, _bounds_in_words(model.model_fields[parameter])) from error
+
+
+def _preset_options(kind_name: str, preset: str | None) -> Mapping[str, Any]:
+    if preset is None:
+        return {}
+    known = {one.name: one.options for one in kind(kind_name).presets}
+    if preset not in known:
+        bounds = "one of: " + ", ".join(known) if known else "none"
+        raise InvalidOption("preset", f"{kind_name} has no preset called {preset!r}", bounds)
+    return known[preset]
 
 
 def describe(kind: Kind) -> dict[str, Any]:
@@ -179,6 +213,9 @@ def describe(kind: Kind) -> dict[str, Any]:
         "resolutions": list(kind.resolutions),
         "channels": list(kind.channels),
         "abilities": list(kind.abilities),
+        "presets": [
+            {"name": preset.name, "summary": preset.summary, "options": dict(preset.options)} for preset in kind.presets
+        ],
         "options": [_describe_option(name, field) for name, field in kind.options.model_fields.items()],
     }
 

@@ -61,6 +61,30 @@ class Phase:
     losses: Callable[[Batch], Mapping[str, Tensor]]  # scalars by name; their sum is minimised
     hyperparameters: Callable[[float], Hyperparameters]  # when so much of the budget is spent, 0 to 1
 
+    def learn(
+        self, batch: Batch, *, share: float = 1.0, reduce: Callable[[nn.Module], None] | None = None
+    ) -> dict[str, Tensor]:
+        """Take one step.
+
+        Args:
+            batch: what to learn from.
+            share: what the step size is multiplied with, beside its schedule.
+            reduce: called on the module between gradients and step; None: nothing is to be done there.
+
+        Returns:
+            the losses, detached.
+        """
+        chosen = self.hyperparameters(batch.fraction)
+        for group in self.optimizer.param_groups:
+            group["lr"], group["betas"] = chosen.learning_rate * share, chosen.betas
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.losses(batch)
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call] # torch's own gap
+        if reduce is not None:
+            reduce(self.module)
+        self.optimizer.step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
 
 class Objective(Protocol):
     """A kind in training, built by the registry on the device it will train on."""

@@ -24,6 +24,7 @@ from models.generator import Generator, GeneratorCard, load_weights
 from models.means import Means
 from models.objective import Batch, Encodes, Phase
 from models.options import TrainOptions
+from models.plateau import Plateau
 from models.prior import QUICK, THOROUGH, MixturePrior, fit_prior
 from models.randomness import EndlessShuffle, derived_generator, derived_seed
 from models.registry import build_objective
@@ -68,6 +69,7 @@ class Training:
             self.objective.generator, halflife_images=config.options.ema_halflife_images
         )
         self.random = derived_generator(config.seed, "steps")
+        self.plateau = Plateau()
         self.device = device
         self._loss_means, self._gauge_means = Means(), Means()  # since they were last read
         self._losses: dict[str, float] = {}  # as last read
@@ -92,14 +94,10 @@ class Training:
         batch = self._next_batch(options)
         self.objective.gauges.clear()
         for phase in self.objective.phases:
-            chosen = phase.hyperparameters(batch.fraction)
-            for group in phase.optimizer.param_groups:
-                group["lr"], group["betas"] = chosen.learning_rate, chosen.betas
-            phase.optimizer.zero_grad(set_to_none=True)
-            losses = phase.losses(batch)
-            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call] # torch's own gap
-            phase.optimizer.step()
+            losses = phase.learn(batch, share=self.plateau.share)
             self._loss_means.add(losses)
+            if options.schedule == "plateau" and phase is self.objective.phases[0]:
+                self.plateau.add(torch.stack(list(losses.values())).sum(), self.images_seen + options.batch_size)
         self._gauge_means.add(self.objective.gauges)
         self.images_seen += options.batch_size
         self.average.update(self.objective.generator, images_seen=self.images_seen, batch_size=options.batch_size)
@@ -215,6 +213,8 @@ class Training:
     def state(self) -> dict[str, Tensor]:
         """Every tensor that decides what the next step does."""
         state = {"random": self.random.get_state(), **_prefixed("average", self.average.network)}
+        if self.config.options.schedule == "plateau":
+            state["plateau"] = self.plateau.state()
         for phase in self.objective.phases:
             state |= _prefixed(f"{phase.name}.weights", phase.module)
             for index, values in phase.optimizer.state_dict()["state"].items():
@@ -245,6 +245,8 @@ class Training:
             load_weights(phase.module, _under(f"{phase.name}.weights.", found.state), path)
             _load_optimizer(phase, _under(f"{phase.name}.optimizer.", found.state), path)
         self.random.set_state(found.state["random"])
+        if "plateau" in found.state:
+            self.plateau.restore(found.state["plateau"])
         kept = Generator.load(found.path)
         self._prior, self._notes = kept.prior, kept.card.notes
         self.images_seen = found.record.images_seen

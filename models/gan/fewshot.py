@@ -13,14 +13,13 @@ What differs from the paper:
 - redrawing is at half the resolution and compared by absolute differences, since perceptual features would have to be
   downloaded;
 - no noise is injected: one seed has to give one picture, whatever else is asked for;
-- labels: the generator reads an embedding beside the latent; each patch's features are also projected on an embedding.
+- labels enter both networks as in `models.gan.dcgan`: an embedding beside the latent, a learnt map beside the colours.
 
 Shapes: N batch, C channels, H W pixels, D latent, E embedding, F features, P patches.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -128,40 +127,40 @@ class FewshotDiscriminator(nn.Module):
         super().__init__()
         side = shape.resolution // 2
         widths = [options.base_channels]
-        layers: list[nn.Module] = [nn.Conv2d(shape.channels, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(LEAK)]
+        self.resolution = shape.resolution
+        self.embedding = nn.Embedding(shape.classes, shape.resolution**2) if shape.classes else None
+        inputs = shape.channels + (1 if shape.classes else 0)
+        layers: list[nn.Module] = [nn.Conv2d(inputs, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(LEAK)]
         while side >= 2 * JUDGED_PX:
             widths.append(min(2 * widths[-1], 8 * options.base_channels))
             layers.append(Halving(widths[-2], widths[-1]))
             side //= 2
         self.layers = nn.Sequential(*layers)
         statistic = [MinibatchStddev()] if options.minibatch_stddev else []
-        self.features = nn.Sequential(
+        self.read = nn.Sequential(
             *statistic,
             nn.Conv2d(widths[-1] + len(statistic), widths[-1], 1, bias=False),
             nn.BatchNorm2d(widths[-1]),
             nn.LeakyReLU(LEAK),
-            nn.Conv2d(widths[-1], widths[-1], 4),
+            nn.Conv2d(widths[-1], 1, 4),
         )
-        self.read = nn.Conv2d(widths[-1], 1, 1)
-        self.embedding = nn.Embedding(shape.classes, widths[-1]) if shape.classes else None
-        if self.embedding is not None:
-            nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(widths[-1]))
         redraw: list[nn.Module] = []
         for wide, narrow in pairwise(reversed(widths)):
             redraw += [nn.Upsample(scale_factor=2), nn.Conv2d(wide, 2 * narrow, 3, padding=1, bias=False)]
             redraw += [nn.BatchNorm2d(2 * narrow), nn.GLU(dim=1)]
         self.redraw = nn.Sequential(*redraw, nn.Conv2d(widths[0], shape.channels, 3, padding=1), nn.Tanh())
 
+    def look(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Maps [N, F, h, w] of images, float [-1, 1], [N, C, H, W] and, if conditional, their labels [N]."""
+        if self.embedding is not None:
+            shown = self.embedding(labels).view(-1, 1, self.resolution, self.resolution)
+            images = torch.cat([images, shown], dim=1)  # (N, C + 1, H, W)
+        maps: Tensor = self.layers(images)
+        return maps
+
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [N P] for images, float [-1, 1], [N, C, H, W] and, if conditional, their labels [N]."""
-        return self.judge(self.layers(images), labels)
-
-    def judge(self, maps: Tensor, labels: Tensor | None) -> Tensor:
-        """Logits [N P] for what `layers` made of images."""
-        features = self.features(maps)  # (N, F, h, w)
-        logits: Tensor = self.read(features)[:, 0]
-        if self.embedding is not None:
-            logits = logits + (features * self.embedding(labels)[:, :, None, None]).sum(dim=1)
+        logits: Tensor = self.read(self.look(images, labels))
         return logits.flatten()
 
 
@@ -179,9 +178,10 @@ class FewshotObjective(AdversarialObjective):
         self, judge: nn.Module, images: Tensor, labels: Tensor | None
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert isinstance(judge, FewshotDiscriminator)
-        maps = judge.layers(images)
+        maps = judge.look(images, labels)
+        logits = judge.read(maps).flatten()
         if not self.reconstruction:
-            return judge.judge(maps, labels), {}
+            return logits, {}
         redrawn = judge.redraw(maps)
         error = F.l1_loss(redrawn, F.adaptive_avg_pool2d(images, redrawn.shape[-1]).clamp(-1, 1))
-        return judge.judge(maps, labels), {"redrawing": self.reconstruction * error}
+        return logits, {"redrawing": self.reconstruction * error}

@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from models.catalog import kind, parse_options
 from models.errors import ForeignWeights, OptionError, TargetExists
 from models.gan.dcgan import WIDTHS, DcganGenerator
 from models.generator import GeneratorCard, load_weights, save_generator
 from models.objective import Shape
-from models.options import DcganOptions, kind, parse_options
+from models.options import DcganOptions
 from models.sealed import whole_directory
 
 KIND = "gan-dcgan"
@@ -106,7 +107,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _inferred(tensors: Mapping[str, Tensor], path: Path) -> tuple[DcganOptions, Shape]:
     """The options and the shape of the network that these weights are of."""
     convolutions = [tensor.shape for tensor in tensors.values() if tensor.dim() == 4]  # each (in, out, kernel, kernel)
-    resolution = 4 * 2 ** (len(convolutions) - 1) if convolutions else 0
+    first = convolutions[0][2] if convolutions else 0  # its kernel is the side of the smallest maps
+    resolution = first * 2 ** (len(convolutions) - 1)
     if resolution not in WIDTHS:
         layers = ", ".join(f"{len(widths) + 1} for {size} px" for size, widths in WIDTHS.items())
         raise ForeignWeights(f"{path} has {len(convolutions)} transposed convolutions; {KIND} has {layers}")
