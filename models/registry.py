@@ -15,13 +15,13 @@ from models.catalog import kind as kind_called
 from models.objective import Objective, Shape
 from models.options import TrainOptions
 
-#: By kind: its module, the objective that trains it, and the network that is sampled from.
+#: By kind: the objective that trains it and the network that is sampled from, each as module:name.
 _BUILDERS = {
-    "gan-dcgan": ("models.gan.dcgan", "DcganObjective", "DcganGenerator"),
-    "gan-r3": ("models.gan.r3", "R3Objective", "R3Generator"),
-    "gan-fewshot": ("models.gan.fewshot", "FewshotObjective", "FewshotGenerator"),
-    "vae-sigma": ("models.vae.sigma", "VaeSigmaObjective", "VaeSigma"),
-    "vae-gan": ("models.vae.gan", "VaeGanObjective", "VaeSigma"),
+    "gan-dcgan": ("models.gan.dcgan:DcganObjective", "models.gan.dcgan:DcganGenerator"),
+    "gan-r3": ("models.gan.r3:R3Objective", "models.gan.r3:R3Generator"),
+    "gan-fewshot": ("models.gan.fewshot:FewshotObjective", "models.gan.fewshot:FewshotGenerator"),
+    "vae-sigma": ("models.vae.sigma:VaeSigmaObjective", "models.vae.sigma:VaeSigma"),
+    "vae-gan": ("models.vae.gan:VaeGanObjective", "models.vae.sigma:VaeSigma"),
 }
 
 
@@ -31,8 +31,8 @@ def build_objective(kind: str, options: TrainOptions, shape: Shape, device: torc
     Raises:
         UnknownKind: no kind is called that.
     """
-    module, objective, _ = _builders(kind, options)
-    built: Objective = _found(module, objective)(options, shape, device)
+    objective, _ = _builders(kind, options)
+    built: Objective = _found(objective)(options, shape, device)
     return built
 
 
@@ -42,15 +42,16 @@ def build_generator(kind: str, options: TrainOptions, shape: Shape) -> nn.Module
     Raises:
         UnknownKind: no kind is called that.
     """
-    module, _, network = _builders(kind, options)
-    built: nn.Module = _found(module, network)(options, shape)
+    _, network = _builders(kind, options)
+    built: nn.Module = _found(network)(options, shape)
     return built
 
 
-def _builders(kind: str, options: TrainOptions) -> tuple[str, str, str]:
+def _builders(kind: str, options: TrainOptions) -> tuple[str, str]:
     assert isinstance(options, kind_called(kind).options)
     return _BUILDERS[kind]
 
 
-def _found(module: str, name: str) -> Any:
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
     return getattr(import_module(module), name)

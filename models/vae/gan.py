@@ -35,6 +35,7 @@ from models.vae.sigma import VaeSigmaObjective, negative_log_likelihood
 LEVELS_TO_PX = 8  # the coarsest level of a pyramid has at least so many pixels on a side
 BETAS = (0.0, 0.99)  # of the discriminator's Adam
 LEAK = 0.2
+LOUDEST = 1e4  # that a pull is scaled up, also where it is next to nothing
 RAMP = 0.1  # of the budget, over which the adversary's voice rises to its weight
 
 
@@ -105,7 +106,7 @@ class VaeGanObjective(VaeSigmaObjective):
         parts = {"reconstruction": likelihood}
         for name, weight, loss in self._sharpeners(leaf, batch):
             (pull,) = torch.autograd.grad(loss, leaf)
-            scale = weight * size / pull.norm().clamp_min(1e-12)
+            scale = weight * (size / pull.norm().clamp_min(1e-12)).clamp_max(LOUDEST)
             force = force + scale * pull
             parts[name] = scale * loss
         # What is differentiated is pictures · force, whose gradient at the pictures is the force; what is shown are the parts.

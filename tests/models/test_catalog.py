@@ -90,7 +90,26 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
 
 def test_a_kind_refuses_sizes_that_it_cannot_make() -> None:
     kind("gan-dcgan").check(64, 3)
-    with pytest.raises(InvalidOption, match=r"resolution.*48.*32, 64, 128"):
+    with pytest.raises(InvalidOption, match=r"resolution.*48.*32, 64, 96, 128"):
         kind("gan-dcgan").check(48, 3)
     with pytest.raises(InvalidOption, match="channels"):
         kind("gan-dcgan").check(64, 4)
+
+
+def test_presets_give_options_that_the_users_own_overrule() -> None:
+    quick = parse_options("gan-dcgan", {}, "quick")
+    assert isinstance(quick, DcganOptions)
+    assert (quick.base_channels, quick.loss) == (32, "relativistic")
+    own = parse_options("gan-dcgan", {"base_channels": 16}, "quick")
+    assert isinstance(own, DcganOptions)
+    assert (own.base_channels, own.loss) == (16, "relativistic")
+    with pytest.raises(InvalidOption, match=r"preset.*'fast'.*quick"):
+        parse_options("gan-dcgan", {}, "fast")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_preset_can_be_trained_and_is_described(name: str) -> None:
+    for preset in kind(name).presets:
+        parse_options(name, {}, preset.name)
+        assert preset.summary.endswith(".")
+    assert [one["name"] for one in describe(kind(name))["presets"]] == [one.name for one in kind(name).presets]
