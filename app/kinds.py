@@ -20,6 +20,11 @@ OPTION_EXAMPLE: dict[str, Any] = {
     "maximum": 1024,
     "description": "Images in one training step.",
 }
+PRESET_EXAMPLE: dict[str, Any] = {
+    "name": "quick",
+    "summary": "Half as wide: learns several times as fast.",
+    "options": {"base_channels": 32},
+}
 EXAMPLE: dict[str, Any] = {
     "name": "gan-dcgan",
     "object": "kind",
@@ -29,6 +34,7 @@ EXAMPLE: dict[str, Any] = {
     "resolutions": [32, 64, 128],
     "channels": [1, 3],
     "abilities": ["sample", "conditional"],
+    "presets": [PRESET_EXAMPLE],
     "options": [OPTION_EXAMPLE],
 }
 
@@ -50,6 +56,16 @@ class Option(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [OPTION_EXAMPLE]})
 
 
+class Preset(BaseModel):
+    """Options that go together, under a name."""
+
+    name: str = Field(description="Its name in a training's `preset`.")
+    summary: str = Field(description="What it is good for.")
+    options: dict[str, Any] = Field(description="The options that it sets; a training's own take precedence.")
+
+    model_config = ConfigDict(json_schema_extra={"examples": [PRESET_EXAMPLE]})
+
+
 class Kind(BaseModel):
     """A way to train a generator."""
 
@@ -61,6 +77,7 @@ class Kind(BaseModel):
     resolutions: list[int] = Field(description="Sides of the squares it can make, in pixels.")
     channels: list[int] = Field(description="1 for grey, 3 for RGB.")
     abilities: list[str] = Field(description="What it can do.")
+    presets: list[Preset] = Field(description="Options that go together, by name.")
     options: list[Option] = Field(description="What can be set, with bounds and defaults.")
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})

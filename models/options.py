@@ -103,7 +103,7 @@ class R3Options(GanOptions):
     """Options of `gan-r3`."""
 
     latent_dim: int = Field(64, ge=1, le=1024, description="Numbers in the latent that one picture is developed from.")
-    base_channels: int = Field(48, ge=8, le=256, description="Width of both networks where pixels are most.")
+    base_channels: int = Field(48, ge=4, le=256, description="Width of both networks where pixels are most.")
     learning_rate: float = Field(
         5e-4,
         gt=0,
@@ -141,7 +141,7 @@ class FewshotOptions(GanOptions):
     """Options of `gan-fewshot`."""
 
     latent_dim: int = Field(64, ge=1, le=1024, description="Numbers in the latent that one picture is developed from.")
-    base_channels: int = Field(32, ge=8, le=256, description="Width of both networks where pixels are most.")
+    base_channels: int = Field(32, ge=4, le=256, description="Width of both networks where pixels are most.")
     batch_size: int = Field(16, ge=2, le=1024, description="Images in one training step.")
     loss: Loss = Field(
         "hinge",

@@ -60,7 +60,7 @@ def test_everything_but_the_dataset_has_a_default(service: Service) -> None:
     assert "pets" in service.http.get(f"/v1/models/{job['model']}").json()["name"]
 
 
-@pytest.mark.parametrize(("prepared", "chosen"), [(256, 128), (100, 64), (32, 32)])
+@pytest.mark.parametrize(("prepared", "chosen"), [(256, 128), (100, 96), (32, 32)])
 def test_the_default_resolution_is_the_largest_that_fits(service: Service, prepared: int, chosen: int) -> None:
     job = service.http.post("/v1/trainings", json={"dataset": service.add_dataset(resolution=prepared)}).json()
     assert job["request"]["resolution"] == chosen
@@ -88,7 +88,7 @@ def test_a_model_knows_the_classes_that_it_learns(
         ({"kind": "gan-x"}, "unknown_kind", "/kind", "gan-dcgan"),
         ({"options": {"batch_size": 1}}, "invalid_option", "/options/batch_size", "2 to 1024"),
         ({"options": {"colour": 1}}, "invalid_option", "/options/colour", "batch_size"),
-        ({"resolution": 48}, "invalid_parameter", "/resolution", "32, 64, 128"),
+        ({"resolution": 48}, "invalid_parameter", "/resolution", "32, 64, 96, 128"),
         ({"resolution": 128}, "invalid_parameter", "/resolution", "64 px"),
         ({"budget": {}}, "invalid_parameter", "/budget", "exactly one"),
         ({"budget": {"images": 1, "seconds": 1}}, "invalid_parameter", "/budget", "exactly one"),
