@@ -19,7 +19,7 @@ from models.config import TrainingConfig
 from models.console import INTERRUPTED, Device, Json, errors, interruptible, progress, say
 from models.data import PreparedImages
 from models.errors import InvalidOption, NoCheckpoint, UnknownLabel
-from models.evaluation import MEASURES, MOST_GENERATED, Evaluation, evaluate, kept_extractor, live_measure
+from models.evaluation import MEASURES, MOST_GENERATED, Evaluation, evaluate, kept_extractor, live_measure, strips
 from models.export import export
 from models.gan.netg import import_netg
 from models.generator import CARD, Generator
@@ -207,6 +207,12 @@ def evaluate_command(
         int, typer.Option("-n", metavar="N", min=8, max=MOST_GENERATED, help="Pictures to generate.")
     ] = 4000,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the first picture; the others count up.")] = 0,
+    strips_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--strips", metavar="OUT.png", help="Write the pictures nearest to training pictures, each beside those."
+        ),
+    ] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -233,6 +239,9 @@ def evaluate_command(
             on_progress=lambda done, total: shown.update(measuring, completed=done, total=total),
             should_stop=interrupted,
         )
+        if strips_path is not None:
+            strips_path.parent.mkdir(parents=True, exist_ok=True)
+            strips_path.write_bytes(strips(evaluation.suspects, generator, prepared))
     if as_json:
         typer.echo(json.dumps(evaluation.to_json()))
     else:

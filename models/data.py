@@ -81,7 +81,7 @@ class PreparedImages:
         device = torch.device(device)
         pixels = torch.from_numpy(self.images)  # uint8 [N, C, H, W]
         if resolution < prepared:
-            pixels = _scaled(pixels, resolution)
+            pixels = scaled(pixels, resolution)
         labels = None if self.labels is None else torch.from_numpy(self.labels).to(device)
         if device.type == "cuda" and pixels.numel() <= _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
             pixels = pixels.to(device)
@@ -119,13 +119,13 @@ class TrainingImages:
         return images.float() / 127.5 - 1, labels
 
 
-def _scaled(pixels: Tensor, resolution: int) -> Tensor:
+def scaled(pixels: Tensor, resolution: int) -> Tensor:
     """uint8 [N, C, H, W] at a smaller resolution, each new pixel weighing all that it covers."""
-    scaled = torch.empty((*pixels.shape[:2], resolution, resolution), dtype=torch.uint8)
+    smaller = torch.empty((*pixels.shape[:2], resolution, resolution), dtype=torch.uint8)
     for start in range(0, len(pixels), _SCALED_AT_ONCE):
         part = slice(start, start + _SCALED_AT_ONCE)
-        smaller = interpolate(
+        filtered = interpolate(
             pixels[part].float(), size=(resolution, resolution), mode="bicubic", antialias=True, align_corners=False
         )
-        scaled[part] = smaller.round().clamp(0, 255)
-    return scaled
+        smaller[part] = filtered.round().clamp(0, 255)
+    return smaller

@@ -6,6 +6,7 @@ from models.evaluation.live import LiveMeasure, live_measure
 from models.evaluation.measuring import MOST_GENERATED, evaluate
 from models.evaluation.quick import QUICK_N, QuickMeasure, QuickScores
 from models.evaluation.report import MEASURES, Evaluation, Measure, Score
+from models.evaluation.strips import strips
 
 __all__ = [
     "MEASURES",
@@ -23,5 +24,6 @@ __all__ = [
     "find_extractor",
     "kept_extractor",
     "live_measure",
+    "strips",
     "train_extractor",
 ]

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -24,27 +22,23 @@ from torch import Tensor
 from models.catalog import MAX_RESOLUTION
 from models.data import PreparedImages, TrainingImages
 from models.errors import BadCheckpoint, CheckpointError, Stopped, TooFewImages
+from models.evaluation.lesson import OnProgress, ShouldStop, teach
 from models.evaluation.network import FEATURES, FeatureNetwork, contrast_loss, label_loss
 from models.evaluation.split import split
 from models.generator import load_weights
 from models.manifest import Manifest
-from models.randomness import EndlessShuffle, derived_generator, derived_seed
+from models.randomness import derived_seed
 from models.sealed import Seal, read_json, read_tensors, write_json, write_tensors
 
 LESSON_IMAGES = (
     60_000  # seen in learning; a constant, not a time, so that the weights do not depend on the machine's load
 )
-BATCH = 128
-LEARNING_RATE = 4e-3
 PROJECTION = 64  # outputs where pictures are told apart
 LEAST_IMAGES = 50  # of a data set, below which nothing worth the name can be learnt or measured
 LEAST_PER_CLASS = 8  # images to learn from, on average; with fewer, labels teach less than the pictures do
 _READ_AT_ONCE = 256
 
 log = logging.getLogger(__name__)
-
-OnProgress = Callable[[int, int], None]  # images done, images in all
-ShouldStop = Callable[[], bool]
 
 
 class ExtractorCard(BaseModel):
@@ -236,7 +230,16 @@ def train_extractor(
         torch.manual_seed(derived_seed(seed, "extractor"))
         network = FeatureNetwork(resolution, manifest.channels, len(card.classes or ()) or PROJECTION)
     network = network.to(device).to(memory_format=torch.channels_last)
-    _teach(network, images, study, card, lesson_images or LESSON_IMAGES, on_progress, should_stop)
+    teach(
+        network,
+        images,
+        study,
+        label_loss if by_labels else contrast_loss,
+        lesson_images=lesson_images or LESSON_IMAGES,
+        seed=seed,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
     _standardise(network, images, study)
     return Extractor(network, card, _sha256(network))
 
@@ -247,45 +250,6 @@ def fingerprint(manifest: Manifest) -> str:
     for image in manifest.images:
         digest.update(f" {image.sha256} {image.label}".encode())
     return digest.hexdigest()
-
-
-def _teach(
-    network: FeatureNetwork,
-    images: TrainingImages,
-    study: Tensor,
-    card: ExtractorCard,
-    lesson_images: int,
-    on_progress: OnProgress | None,
-    should_stop: ShouldStop | None,
-) -> None:
-    """AdamW with a step that rises over a tenth of the lesson and falls to 0 by a cosine."""
-    random, order = derived_generator(card.seed, "lesson"), EndlessShuffle(len(study), card.seed)
-    size = min(BATCH, len(study))
-    steps = math.ceil(lesson_images / size)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.05, fused=True)
-    network.train()
-    for step in range(steps):
-        if should_stop is not None and should_stop():
-            raise Stopped("stopped while the extractor was learning; nothing was kept")
-        batch, labels = images.batch(study[order.at(step * size, size)])
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        if card.lesson == "labels":
-            assert labels is not None
-            loss = label_loss(network, batch, labels, random)
-        else:
-            loss = contrast_loss(network, batch, random)
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * _step_share((step + 0.5) / steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call] # torch's own gap
-        optimizer.step()
-        if on_progress is not None:
-            on_progress((step + 1) * size, steps * size)
-    network.eval()
-
-
-def _step_share(done: float) -> float:
-    """The share of the largest step, 0 to 1, when so much of the lesson is done."""
-    return done / 0.1 if done < 0.1 else (1 + math.cos(math.pi * (done - 0.1) / 0.9)) / 2
 
 
 @torch.inference_mode()

@@ -12,14 +12,16 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from models.catalog import MAX_SEED
 from models.data import PreparedImages, TrainingImages
-from models.errors import InvalidOption, NotComparable, Stopped, TooFewImages
+from models.errors import InvalidOption, NotComparable, TooFewImages
+from models.evaluation.accuracy import LEAST_PER_CLASS, LESSON_IMAGES, classifier_accuracy_score
 from models.evaluation.extractor import Extractor, fingerprint
 from models.evaluation.frechet import frechet_distance
 from models.evaluation.gallery import Gallery
@@ -27,12 +29,15 @@ from models.evaluation.kernel import kernel_distance
 from models.evaluation.memorisation import memorisation
 from models.evaluation.neighbours import manifold
 from models.evaluation.pictures import Pictures, asked_labels
-from models.evaluation.reading import classifier_accuracy, inception_score
+from models.evaluation.progress import OnProgress, Progress, ShouldStop
+from models.evaluation.reading import control_accuracy, inception_score
 from models.evaluation.report import MEASURES, Evaluation, Score
 from models.evaluation.similarity import mean_pairwise_similarity
 from models.evaluation.sliced import patch_distance
 from models.evaluation.split import split
+from models.evaluation.strips import Neighbour, Suspect, find_suspects
 from models.generator import Generator
+from models.manifest import Manifest
 from models.randomness import derived_generator, derived_seed
 from models.sampling import SampleItem, Sampler
 
@@ -42,8 +47,23 @@ MOST_GENERATED = 50_000
 FEW = 500  # reference images, below which a Fréchet distance says more about N than about the model
 _MADE_AT_ONCE = 256
 
-OnProgress = Callable[[int, int], None]  # pictures done, pictures in all; each kind of work counts every picture once
-ShouldStop = Callable[[], bool]
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which of the measures apply."""
+
+    paired: bool  # pairs are compared within classes, and labels are read: the model was asked for the data's classes
+    readable: bool  # the extractor knows the classes
+    classes: int  # that a new classifier is taught; 0: none
+    device: torch.device
+
+    def teaches(self, count: int) -> bool:
+        """Whether so many pictures are enough to learn their classes from."""
+        return self.paired and self.classes > 1 and count >= LEAST_PER_CLASS * self.classes
+
+    def lesson_pictures(self, count: int) -> int:
+        """What a lesson costs, in pictures of other work."""
+        return LESSON_IMAGES // 2 if self.teaches(count) else 0
 
 
 def evaluate(
@@ -90,16 +110,20 @@ def evaluate(
             )
     size = min(n, len(control))
     rounds = n // size
-    total = len(study) + len(reference) + 2 * len(control) + 3 * n
-    progress = _Progress(total, on_progress, should_stop)
+    asked, of_class = asked_labels(generator, data.manifest, n, seed)
+    plan = _Plan(
+        paired=of_class is not None,
+        readable=extractor.card.classes is not None,
+        classes=len(data.manifest.classes or ()) if compared.manifest.classes == data.manifest.classes else 0,
+        device=extractor.network.mean.device,
+    )
+    total = len(study) + len(reference) + 2 * len(control) + 3 * n + 2 * plan.lesson_pictures(size)
+    progress = Progress(total, on_progress, should_stop)
 
     loaded = data.load(generator.resolution)
     theirs = _real(loaded if against is None else against.load(generator.resolution), reference, extractor, progress)
     floor_pictures = _real(loaded, control, extractor, progress)
     study_features = _real(loaded, study, extractor, progress).features
-    asked, of_class = (
-        (None, None) if isinstance(generator, Gallery) else asked_labels(generator, data.manifest, n, seed)
-    )
     made_at = time.monotonic()
     images = _generate(generator, asked, n, seed, progress)
     images_per_s = generator.images_per_s if isinstance(generator, Gallery) else n / (time.monotonic() - made_at)
@@ -107,21 +131,23 @@ def evaluate(
     progress.advance(n)
     generated = Pictures(images, features, outputs, of_class)
 
-    paired = of_class is not None and floor_pictures.labels is not None  # compare pairs within classes, on both sides
-    readable = extractor.card.classes is not None
     floors: dict[str, float] = {}
-    for name, value, weight in _measured(floor_pictures, theirs, paired, readable, derived_seed(seed, "floor")):
-        progress.advance(round(weight * len(control)))
+    for name, value, pictures in _measured(
+        floor_pictures, theirs, plan, derived_seed(seed, "floor"), progress.stopping
+    ):
         floors[name] = value
+        progress.advance(pictures)
     values: dict[str, list[float]] = {name: [] for name in floors}
     for number in range(rounds):
-        measured = _measured(
-            generated.part(number * size, size), theirs, paired, readable, derived_seed(seed, "round", number)
-        )
-        for name, value, weight in measured:
-            progress.advance(round(weight * size))
+        of_round = plan if number == 0 else replace(plan, classes=0)  # one lesson is enough
+        of_it = generated.part(number * size, size)
+        for name, value, pictures in _measured(
+            of_it, theirs, of_round, derived_seed(seed, "round", number), progress.stopping
+        ):
             values[name].append(value)
+            progress.advance(pictures)
     copies = memorisation(features, study_features, theirs.features, held_out_unseen=against is not None)
+    suspects = _suspects(features, study_features, study, data.manifest, asked, seed)
     progress.finish()
     return Evaluation(
         kind=generator.kind,
@@ -135,37 +161,52 @@ def evaluate(
         reference=compared.manifest.source_name,
         extractor_sha256=extractor.sha256,
         extractor_lesson=extractor.card.lesson,
+        extractor_seed=extractor.card.seed,
         scores={name: _score(values[name], floors[name]) for name in MEASURES if _finite(values, floors, name)},
         memorisation=copies,
-        notes=tuple(_notes(len(theirs), against is None, generator, of_class, readable)),
+        suspects=suspects,
+        notes=tuple(_notes(len(theirs), against is None, generator, of_class, plan)),
         images_per_s=images_per_s,
         elapsed_s=time.monotonic() - started,
     )
 
 
 def _measured(
-    pictures: Pictures, reference: Pictures, paired: bool, readable: bool, seed: int
-) -> Iterator[tuple[str, float, float]]:
-    """Each measure's name and value, and what share of the work it was."""
-    yield "fd_domain", frechet_distance(pictures.features, reference.features), 0.05
+    pictures: Pictures, reference: Pictures, plan: _Plan, seed: int, should_stop: ShouldStop | None
+) -> Iterator[tuple[str, float, int]]:
+    """Each measure's name and value, and what work it was, in pictures."""
+    count = len(pictures)
+    yield "fd_domain", frechet_distance(pictures.features, reference.features), round(0.05 * count)
     random = derived_generator(seed, "subsets")
-    yield "kid", kernel_distance(pictures.features, reference.features, random=random)[0], 0.25
-    yield "swd", patch_distance(pictures.images, reference.images, seed=seed), 0.4
+    yield "kid", kernel_distance(pictures.features, reference.features, random=random)[0], round(0.25 * count)
+    yield "swd", patch_distance(pictures.images, reference.images, seed=seed), round(0.4 * count)
     lie = manifold(reference.features, pictures.features)
-    yield "precision", lie.precision, 0.2
-    yield "recall", lie.recall, 0.0
-    yield "density", lie.density, 0.0
-    yield "coverage", lie.coverage, 0.0
-    labels = pictures.labels if paired else None
+    yield "precision", lie.precision, round(0.2 * count)
+    yield "recall", lie.recall, 0
+    yield "density", lie.density, 0
+    yield "coverage", lie.coverage, 0
+    labels = pictures.labels if plan.paired else None
     pairs = mean_pairwise_similarity(pictures.images, labels, random=derived_generator(seed, "pairs"))
-    yield "ms_ssim", pairs, 0.1
-    if readable:
-        yield "is_domain", inception_score(pictures.outputs), 0.0
-        if paired and pictures.labels is not None:
-            yield "classifier_accuracy", classifier_accuracy(pictures.outputs, pictures.labels), 0.0
+    yield "ms_ssim", pairs, round(0.1 * count)
+    if plan.readable:
+        yield "is_domain", inception_score(pictures.outputs), 0
+        if labels is not None:
+            yield "control_accuracy", control_accuracy(pictures.outputs, labels), 0
+    if plan.teaches(count) and labels is not None and reference.labels is not None:
+        accuracy = classifier_accuracy_score(
+            pictures.images,
+            labels,
+            reference.images,
+            reference.labels,
+            classes=plan.classes,
+            seed=seed,
+            device=plan.device,
+            should_stop=should_stop,
+        )
+        yield "classifier_accuracy_score", accuracy, plan.lesson_pictures(count)
 
 
-def _real(loaded: TrainingImages, chosen: Tensor, extractor: Extractor, progress: _Progress) -> Pictures:
+def _real(loaded: TrainingImages, chosen: Tensor, extractor: Extractor, progress: Progress) -> Pictures:
     """Some of a data set's pictures, seen by the extractor."""
     images = loaded.pixels[chosen]
     features, outputs = extractor.read(images, should_stop=progress.stopping)
@@ -173,7 +214,7 @@ def _real(loaded: TrainingImages, chosen: Tensor, extractor: Extractor, progress
     return Pictures(images, features, outputs, None if loaded.labels is None else loaded.labels[chosen])
 
 
-def _generate(generator: Generator | Gallery, labels: Tensor | None, n: int, seed: int, progress: _Progress) -> Tensor:
+def _generate(generator: Generator | Gallery, labels: Tensor | None, n: int, seed: int, progress: Progress) -> Tensor:
     """The pictures of seeds from `seed` on, uint8 [N, C, H, W]: those that a user would get for them."""
     if isinstance(generator, Gallery):
         progress.advance(n)
@@ -186,6 +227,23 @@ def _generate(generator: Generator | Gallery, labels: Tensor | None, n: int, see
         made.extend(torch.from_numpy(picture.pixels) for picture in part)
         progress.advance(len(part))
     return torch.stack(made)
+
+
+def _suspects(
+    features: Tensor, study_features: Tensor, study: Tensor, manifest: Manifest, asked: Tensor | None, seed: int
+) -> tuple[Suspect, ...]:
+    """The generated pictures nearest to pictures of the study part, by seed and by the names of those."""
+    return tuple(
+        Suspect(
+            seed + index,
+            None if asked is None else int(asked[index]),
+            tuple(
+                Neighbour(place, manifest.images[place].path, distance)
+                for place, distance in zip(study[near].tolist(), distances, strict=True)
+            ),
+        )
+        for index, near, distances in find_suspects(features, study_features)
+    )
 
 
 def _unseen(against: PreparedImages, data: PreparedImages) -> Tensor:
@@ -234,7 +292,7 @@ def _finite(values: dict[str, list[float]], floors: dict[str, float], name: str)
 
 
 def _notes(
-    n_reference: int, seen: bool, generator: Generator | Gallery, of_class: Tensor | None, readable: bool
+    n_reference: int, seen: bool, generator: Generator | Gallery, of_class: Tensor | None, plan: _Plan
 ) -> Iterator[str]:
     if n_reference < FEW:
         yield f"Only {n_reference} reference images: FD-domain is rough and its floor is high; trust KID more."
@@ -245,30 +303,5 @@ def _notes(
         )
     if generator.classes is not None and of_class is None:
         yield "The model's classes are not the data's: labels were drawn at random and their accuracy was not measured."
-    if not readable:
+    if not plan.readable:
         yield "There were no labels, or too few images for each: the extractor learnt to tell pictures apart."
-
-
-class _Progress:
-    """Counts pictures, tells how far the work is, and ends it when asked to."""
-
-    def __init__(self, total: int, on_progress: OnProgress | None, should_stop: ShouldStop | None) -> None:
-        self.total, self.done = total, 0
-        self._on_progress, self.stopping = on_progress, should_stop
-
-    def advance(self, pictures: int) -> None:
-        """Count pictures.
-
-        Raises:
-            Stopped: should_stop() said so.
-        """
-        self.done = min(self.total, self.done + pictures)
-        if self._on_progress is not None:
-            self._on_progress(self.done, self.total)
-        if self.stopping is not None and self.stopping():
-            raise Stopped("stopped while measuring; nothing was kept")
-
-    def finish(self) -> None:
-        """All is done, however the shares were rounded."""
-        if self._on_progress is not None:
-            self._on_progress(self.total, self.total)

@@ -31,9 +31,8 @@ class Memorisation:
     real_to_training: dict[str, float]  # quantiles: from a held-out image to the nearest of n_held_out training images
     closer_to_training: float  # share nearer to a training than to a held-out image; about 0.5 for a model that has not
     # memorised, and for any model that has learnt from both
-    copies: (
-        float  # share nearer to some training image than 99 % of held-out images are; about 0.01 for new real images
-    )
+    copy_distance: float  # that 99 % of held-out images keep from every training image
+    copies: float  # share nearer to some training image than that; about 0.01 for new real images
 
 
 def memorisation(generated: Tensor, training: Tensor, held_out: Tensor, *, held_out_unseen: bool) -> Memorisation:
@@ -54,6 +53,7 @@ def memorisation(generated: Tensor, training: Tensor, held_out: Tensor, *, held_
     fair = training[: len(held_out)]
     to_training, to_held_out = nearest(generated, fair), nearest(generated, held_out[: len(fair)])
     to_any, real_to_any = nearest(generated, training), nearest(held_out, training)
+    copy_distance = real_to_any.quantile(0.01)
     closer = (to_training < to_held_out).double() + (to_training == to_held_out).double() / 2
     return Memorisation(
         n_training=len(training),
@@ -63,7 +63,8 @@ def memorisation(generated: Tensor, training: Tensor, held_out: Tensor, *, held_
         to_held_out=_quantiles(to_held_out),
         real_to_training=_quantiles(nearest(held_out, fair)),
         closer_to_training=float(closer.mean()),
-        copies=float((to_any < real_to_any.quantile(0.01)).double().mean()),
+        copy_distance=float(copy_distance),
+        copies=float((to_any < copy_distance).double().mean()),
     )
 
 

@@ -75,6 +75,12 @@ def nearest(queries: Tensor, points: Tensor) -> Tensor:
     return torch.cat([distances.amin(dim=1) for _, distances in _distances(queries, points)])
 
 
+def nearest_few(queries: Tensor, points: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Distances and indices of the nearest `count` points [N, F] of each of the queries [M, F]: [M, count], nearest first."""
+    found = [distances.topk(count, dim=1, largest=False) for _, distances in _distances(queries, points)]
+    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+
+
 def _distances(rows: Tensor, columns: Tensor) -> Iterator[tuple[int, Tensor]]:
     """The matrix of distances, a block of rows at a time, each with the number of its first row."""
     rows, columns = rows.double(), columns.double()

@@ -64,14 +64,15 @@ class FeatureNetwork(nn.Module):
         return (raw - self.mean) / self.scale, outputs
 
 
-def label_loss(network: FeatureNetwork, images: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
+def label_loss(network: FeatureNetwork, images: Tensor, labels: Tensor | None, random: torch.Generator) -> Tensor:
     """Cross-entropy of the labels, int64 [N], on images that were shifted and stretched a little."""
+    assert labels is not None
     _, outputs = network.look(warped(images, random, smallest=0.93))
     return F.cross_entropy(outputs, labels)
 
 
-def contrast_loss(network: FeatureNetwork, images: Tensor, random: torch.Generator) -> Tensor:
-    """Each picture is to be told from all others by another view of it.
+def contrast_loss(network: FeatureNetwork, images: Tensor, _labels: Tensor | None, random: torch.Generator) -> Tensor:
+    """Each picture is to be told from all others by another view of it, whatever their labels.
 
         -log exp(sim(z, z') / τ) / Σ_{k ≠ z} exp(sim(z, z_k) / τ),  sim the cosine
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.evaluation.gallery import Gallery
 from models.generator import Generator
 from models.manifest import Manifest
 from models.randomness import derived_generator
@@ -36,7 +37,9 @@ class Pictures:
         return Pictures(self.images[chosen], self.features[chosen], self.outputs[chosen], labels)
 
 
-def asked_labels(generator: Generator, manifest: Manifest, n: int, seed: int) -> tuple[Tensor | None, Tensor | None]:
+def asked_labels(
+    generator: Generator | Gallery, manifest: Manifest, n: int, seed: int
+) -> tuple[Tensor | None, Tensor | None]:
     """The labels to ask for, as often as the data has them and well mixed: by the generator's classes, and by the data's.
 
     None and None where the generator takes no labels, or others than the data has.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def classifier_accuracy(logits: Tensor, labels: Tensor) -> float:
+def control_accuracy(logits: Tensor, labels: Tensor) -> float:
     """The share of pictures in which the classifier reads the label that they were made for.
 
     Args:
@@ -18,7 +18,7 @@ def classifier_accuracy(logits: Tensor, labels: Tensor) -> float:
         labels: int64 [N], as asked for.
 
     Source: the accuracy of generated images under a classifier of real ones, Odena, Olah and Shlens 2017, arXiv:1610.09585,
-    section 4.1. (Ravuri and Vinyals 2019 give the name to the reverse: trained on generated, tested on real.)
+    section 4.1. For the reverse, taught by generated and tested on real ones, see models.evaluation.accuracy.
     """
     return float((logits.argmax(dim=1) == labels).double().mean())
 

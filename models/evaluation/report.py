@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from models.evaluation.memorisation import Memorisation
+from models.evaluation.strips import Suspect
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             Measure("coverage", "coverage", "higher", "How many real pictures have one nearby?"),
             Measure("ms_ssim", "MS-SSIM of pairs", "near the floor", "Are they as varied? Above: too alike."),
             Measure("is_domain", "IS-domain", "near the floor", "Are readings clear, and all classes there?"),
-            Measure("classifier_accuracy", "classifier accuracy", "higher", "Is it what was asked for?"),
+            Measure("control_accuracy", "control accuracy", "higher", "Is it what was asked for?"),
+            Measure("classifier_accuracy_score", "classifier accuracy score", "higher", "Do they teach the classes?"),
         )
     }
 )
@@ -63,8 +65,10 @@ class Evaluation:
     reference: str  # where these are from
     extractor_sha256: str
     extractor_lesson: str  # "labels" or "contrast"
+    extractor_seed: int  # of its lesson
     scores: dict[str, Score]  # by name, in the order of MEASURES; those that apply
     memorisation: Memorisation
+    suspects: tuple[Suspect, ...]  # generated pictures nearest to training pictures, the nearest first
     notes: tuple[str, ...]  # what one should know before believing the numbers, in sentences
     images_per_s: float = field(compare=False)  # generated, with the making of pixels
     elapsed_s: float = field(compare=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.evaluation.reading import classifier_accuracy, inception_score
+from models.evaluation.reading import control_accuracy, inception_score
 
 
 def test_accuracy_is_the_share_of_labels_that_are_read() -> None:
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 9.0]])
-    assert classifier_accuracy(logits, torch.tensor([0, 1, 2, 2])) == 0.75
+    assert control_accuracy(logits, torch.tensor([0, 1, 2, 2])) == 0.75
 
 
 def test_clear_and_even_readings_score_as_many_as_there_are_classes() -> None:
