@@ -190,16 +190,23 @@ class Client:
         """Deletes a model and what it has made."""
         self._send("DELETE", f"/v1/models/{quote(model_id, safe='')}")
 
-    def evaluate(self, model_id: str, *, n: int | None = None, dataset_id: str | None = None) -> JsonObject:
+    def evaluate(
+        self, model_id: str, *, n: int | None = None, dataset_id: str | None = None, seed: int | None = None
+    ) -> JsonObject:
         """Starts to measure a model and returns the job that does it.
 
         Args:
             model_id: the generator.
             n: how many pictures to compare; None: the service chooses.
             dataset_id: real pictures to compare with; None: some of those it learned from.
+            seed: of the first picture; None: 0.
         """
-        path = f"/v1/models/{quote(model_id, safe='')}/evaluations"
-        return self._json("POST", path, json=_given({"n": n, "dataset": dataset_id}))
+        body = {"model": model_id, **_given({"n": n, "dataset": dataset_id, "seed": seed})}
+        return self._json("POST", "/v1/evaluations", json=body)
+
+    def strips(self, job_id: str) -> bytes:
+        """The PNG of an evaluation's most suspicious pictures, each beside the training pictures nearest to it."""
+        return self._send("GET", f"/v1/evaluations/{quote(job_id, safe='')}/strips").content
 
     def export(self, model_id: str, form: str) -> JsonObject:
         """Starts to export a model and returns the job that does it; its result has the `url` to download.

@@ -7,23 +7,29 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from app.caching import REVALIDATE, etag_of, has_it, not_modified
 from app.datasets import find as find_dataset
-from app.dependencies import NO_NULL, Attached, IdempotencyKey, ModelId
-from app.errors import DatasetNotReady, InvalidParameter, ModelNotReady
+from app.dependencies import NO_NULL, Attached, IdempotencyKey, IfNoneMatch, JobId
+from app.errors import DatasetNotReady, InvalidParameter, ModelNotReady, NotFound
 from app.jobs import Job
 from app.models import find as find_model
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from models import catalog
 from store import jobs, records
+from store.errors import BlobNotFound
+from store.keys import strips_key
 from store.records import DatasetStatus, JobKind
 
+ROUTE = "/v1/evaluations"
 DEFAULT_N, LEAST_N, MOST_N = 2000, 50, 50_000
 
-router = APIRouter(prefix="/v1/models/{model_id}/evaluations", tags=["evaluations"])
+router = APIRouter(prefix=ROUTE, tags=["evaluations"])
 
 
 class Evaluation(BaseModel):
-    """How to measure a model."""
+    """What to measure, and how."""
 
+    model: str = Field(pattern=NO_NULL, description="Id of a model that has weights.")
     dataset: str | None = Field(
         None,
         pattern=NO_NULL,
@@ -32,8 +38,17 @@ class Evaluation(BaseModel):
     n: int = Field(
         DEFAULT_N, ge=LEAST_N, le=MOST_N, description="How many pictures to generate and compare; more are surer."
     )
+    seed: int = Field(
+        0,
+        ge=0,
+        le=catalog.MAX_SEED + 1 - MOST_N,
+        description="Of the first picture, the others count up; it decides every random choice of the measures too.",
+    )
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"n": 4000}]})
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"model": "mdl_019ad3a8c0de7c3f8f4d2b6a10c5e7f1", "n": 4000, "seed": 0}]},
+    )
 
 
 @router.post(
@@ -44,30 +59,27 @@ class Evaluation(BaseModel):
     response_model=Job,
     responses=ACCEPTED,
 )
-def create_evaluation(
-    resources: Attached, model_id: ModelId, idempotency_key: IdempotencyKey, body: Evaluation | None = None
-) -> Response:
+def create_evaluation(resources: Attached, body: Evaluation, idempotency_key: IdempotencyKey) -> Response:
     """Compares pictures of the model's newest weights with real ones. The numbers, each with its floor, are the job's
     `result`, and `metrics.evaluation` of the model. The first one for a data set takes longer: a feature extractor learns it.
     """
-    wanted = body or Evaluation()
-    idempotency = Idempotency.of(f"/v1/models/{model_id}/evaluations", idempotency_key, wanted)
+    idempotency = Idempotency.of(ROUTE, idempotency_key, body)
 
     def create(session: Session) -> records.Job:
         # Locked, so that nothing is deleted between this check and the job that needs it.
-        model = find_model(session, model_id, locked=True)
+        model = find_model(session, body.model, locked=True, parameter="/model")
         if model.checkpoint is None:
             raise ModelNotReady(
                 f"the model {model.id} has no weights yet, it is {model.status.value}",
-                parameter="model_id",
+                parameter="/model",
                 remedy="wait for the training's first checkpoint: `can_generate` of GET /v1/models/{id} is true then",
                 more={"model_status": model.status.value},
             )
-        dataset, against = _datasets(session, model, wanted.dataset)
+        dataset, against = _datasets(session, model, body.dataset)
         return jobs.submit(
             session,
             JobKind.EVALUATE,
-            {"n": wanted.n, "seed": 0, "against": against.id if against is not None else None},
+            {"n": body.n, "seed": body.seed, "against": against.id if against is not None else None},
             now=resources.database.now(session),
             dataset_id=dataset.id,
             model_id=model.id,
@@ -79,6 +91,38 @@ def create_evaluation(
 
     job, _ = submit(resources, idempotency, create)
     return accepted(Job.of(job))
+
+
+@router.head("/{job_id}/strips", include_in_schema=False)
+@router.get(
+    "/{job_id}/strips",
+    summary="Get an evaluation's nearest neighbours",
+    operation_id="get_evaluation_strips",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}, "description": "The PNG."}, 304: {"description": "Not modified."}},
+)
+def get_strips(resources: Attached, job_id: JobId, if_none_match: IfNoneMatch = None) -> Response:
+    """The generated pictures that lie nearest to training pictures, one a row, each with its nearest training pictures beside
+    it: a model that copies is found out by eye. Seeds and file names are the evaluation's `suspects`.
+    """
+    etag, headers = etag_of(job_id.encode()), {"Cache-Control": REVALIDATE}
+    with resources.database.snapshot() as session:
+        job = session.get(records.Job, job_id)
+        model_id = None if job is None or job.kind is not JobKind.EVALUATE else job.model_id
+    try:
+        if model_id is None:
+            raise BlobNotFound(job_id)
+        sheet = resources.blobs.get(strips_key(model_id, job_id))
+    except BlobNotFound as error:
+        raise NotFound(
+            f"{job_id} has no strips",
+            code="strips_not_found",
+            parameter="job_id",
+            remedy="name an evaluation that has succeeded, of a model that is still there",
+        ) from error
+    if has_it(if_none_match, etag):
+        return not_modified(etag, headers)
+    return Response(sheet, media_type="image/png", headers={**headers, "ETag": etag})
 
 
 def _datasets(

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from models.data import PreparedImages
-from models.evaluation import Extractor, evaluate, find_extractor, train_extractor
+from models.evaluation import Extractor, evaluate, find_extractor, strips, train_extractor
 from models.generator import Generator
+from store.keys import strips_key
 from store.records import Model
 from worker.running import Finish, Run
 from worker.scratch import scratch
@@ -21,7 +22,7 @@ LESSON_PERCENT = 70.0  # of the whole work, where an extractor has to learn firs
 def evaluate_model(run: Run) -> Finish:
     """Measure the weights that the job is pinned to; the returned finish writes the numbers to the model and the job.
 
-    The extractor of the data set is kept beside it, for every later evaluation.
+    The extractor of the data set is kept beside it, for every later evaluation; the strips are kept with the model.
     """
     resources, claim, device = run.resources, run.claim, run.station.device
     assert claim.checkpoint is not None
@@ -52,7 +53,16 @@ def evaluate_model(run: Run) -> Finish:
             on_progress=_Share(run, begin, 100.0).report,
             should_stop=run.should_stop,
         )
-    found = {"job": claim.job_id, "dataset": claim.dataset_id, **evaluation.to_json()}
+        assert claim.model_id is not None
+        sheet = directory / "strips.png"
+        sheet.write_bytes(strips(evaluation.suspects, generator, data))
+        resources.blobs.put_file(strips_key(claim.model_id, claim.job_id), sheet)
+    found = {
+        "job": claim.job_id,
+        "dataset": claim.dataset_id,
+        "strips": f"/v1/evaluations/{claim.job_id}/strips",
+        **evaluation.to_json(),
+    }
 
     def finish(session: Session) -> dict[str, Any]:
         model = session.get_one(Model, claim.model_id, with_for_update=True)

@@ -176,5 +176,5 @@ def _metrics(losses: Mapping[str, float], images_per_s: float | None) -> dict[st
 
 def _drop(run: Run, folder: str, keep: set[str | None]) -> None:
     prefixes = {key.rpartition("/")[0] for key in run.resources.blobs.keys(folder)}
-    for prefix in prefixes - keep - {f"{folder}/previews", f"{folder}/exports"}:
+    for prefix in prefixes - keep - {f"{folder}/{part}" for part in ("previews", "exports", "strips")}:
         run.resources.blobs.delete(prefix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,21 +24,35 @@ def evaluate(
             metavar="DATASET", help="Real pictures that it has not seen. (default: some of those it learned from)"
         ),
     ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the first picture; the others count up. (default: 0)")
+    ] = None,
+    strips: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", dir_okay=False, help="Save a PNG of the likeliest copies, each beside training pictures."
+        ),
+    ] = None,
     watching: WatchOption = True,
     as_json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
     """Measures a model by real pictures: how like them, how varied, how much copied.
 
-    Example: darkroom evaluate flowers-64 -n 4000
+    Example: darkroom evaluate flowers-64 -n 4000 --strips copies.png
     """
+    if strips is not None and not watching:
+        raise typer.BadParameter("strips are there when the job has ended; leave out --no-watch", param_hint="--strips")
     with Client(url) as client:
         found = client.model(model)
         others = client.dataset(dataset)["id"] if dataset is not None else None
-        job = client.evaluate(found["id"], n=count, dataset_id=others)
+        job = client.evaluate(found["id"], n=count, dataset_id=others, seed=seed)
         if watching:
             job = watch(client, job)
             finish(job)
+            if strips is not None:
+                strips.parent.mkdir(parents=True, exist_ok=True)
+                strips.write_bytes(client.strips(job["id"]))
     if not watching:
         if as_json:
             output.print_json(job)
@@ -66,7 +81,8 @@ def print_evaluation(evaluation: JsonObject) -> None:
     rounds = f" in each of {evaluation['rounds']} rounds" if evaluation["rounds"] > 1 else ""
     notes.print(
         f"After {output.amount(evaluation['images_seen'])} images: N = {output.amount(evaluation['n'])}{rounds}, against "
-        f"{output.amount(evaluation['n_reference'])} real pictures of {output.plain(evaluation['reference'])}. "
+        f"{output.amount(evaluation['n_reference'])} real pictures of {output.plain(evaluation['reference'])}, "
+        f"from seed {evaluation['seed']}, by extractor {evaluation['extractor_sha256'][:12]}. "
         "The floor is what as many real pictures score."
     )
     for note in evaluation["notes"]:

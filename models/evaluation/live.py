@@ -15,7 +15,8 @@ from models.appraisal import LEADING, Scorer
 from models.config import TrainingConfig
 from models.data import PreparedImages
 from models.errors import TooFewImages
-from models.evaluation.extractor import Extractor, OnProgress, ShouldStop, find_extractor, train_extractor
+from models.evaluation.extractor import Extractor, find_extractor, train_extractor
+from models.evaluation.lesson import OnProgress, ShouldStop
 from models.evaluation.quick import QuickMeasure
 from models.generator import Generator
 

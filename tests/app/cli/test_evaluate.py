@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from app.cli.evaluate import print_evaluation
+import pytest
+import typer
+
+from app.cli.evaluate import evaluate, print_evaluation
 
 
 def test_numbers_are_shown_with_floor_n_and_notes(
@@ -13,6 +16,8 @@ def test_numbers_are_shown_with_floor_n_and_notes(
     monkeypatch.setenv("COLUMNS", "200")
     evaluation = {
         "images_seen": 29504,
+        "seed": 7,
+        "extractor_sha256": "0123456789abcdef",
         "n": 700,
         "rounds": 2,
         "n_reference": 735,
@@ -28,8 +33,19 @@ def test_numbers_are_shown_with_floor_n_and_notes(
     shown = capsys.readouterr()
     for said in ("FD-domain", "20.63 ± 0.12", "0.2959", "lower", "0.2198", "higher", "3.4%"):
         assert said in shown.out
-    for said in ("29,504 images", "N = 700 in each of 2 rounds", "735 real pictures of produce [64].zip", "Only 735"):
+    for said in (
+        "29,504 images",
+        "N = 700 in each of 2 rounds",
+        "735 real pictures of produce [64].zip",
+        "seed 7",
+        "Only 735",
+    ):
         assert said in shown.err
 
     print_evaluation({**evaluation, "rounds": 1})
     assert "rounds" not in capsys.readouterr().err
+
+
+def test_strips_of_a_job_that_nobody_waits_for_are_refused() -> None:
+    with pytest.raises(typer.BadParameter, match="--no-watch"):
+        evaluate("flowers", strips=Path("strips.png"), watching=False)
