@@ -20,8 +20,8 @@ def results(tmp_path: Path) -> Results:
 
 
 def _measured(fd: float, swd: float = 1.0, coverage: float = 0.8, ms_ssim: float = 0.2) -> dict[str, Any]:
-    values = {"fd_domain": fd, "swd": swd, "coverage": coverage, "ms_ssim": ms_ssim, "classifier_accuracy": 0.8}
-    floors = {"fd_domain": 0.01, "swd": 0.1, "coverage": 0.9, "ms_ssim": 0.2, "classifier_accuracy": 0.95}
+    values = {"fd_domain": fd, "swd": swd, "coverage": coverage, "ms_ssim": ms_ssim, "control_accuracy": 0.8}
+    floors = {"fd_domain": 0.01, "swd": 0.1, "coverage": 0.9, "ms_ssim": 0.2, "control_accuracy": 0.95}
     scores = {name: {"value": value, "floor": floors[name], "spread": None} for name, value in values.items()}
     return {"scores": scores, "memorisation": {"closer_to_training": 0.5}}
 
