@@ -8,13 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from models import checkpoint
 from models.appraisal import LEADING
-from models.catalog import KINDS, ExportFormat, kind, parse_options
+from models.catalog import AUTO, KINDS, RESOLUTIONS, ExportFormat, kind
+from models.choosing import choose
 from models.config import TrainingConfig
 from models.console import INTERRUPTED, Device, Json, errors, interruptible, progress, say
 from models.data import PreparedImages
@@ -86,8 +88,9 @@ def train_command(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Directory that `prepare` wrote.")],
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory for checkpoints and previews.")],
     kind_name: Annotated[
-        str, typer.Option("--kind", metavar="KIND", help=f"One of: {', '.join(KINDS)}.")
-    ] = "gan-dcgan",
+        str, typer.Option("--kind", metavar="KIND", help=f"{', '.join(KINDS)}, or {AUTO} to have one chosen.")
+    ] = AUTO,
+    preset: Annotated[str | None, typer.Option(metavar="NAME", help="Options of the kind that go together.")] = None,
     resolution: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Default: the largest that kind and data allow.")
     ] = None,
@@ -110,10 +113,25 @@ def train_command(
 ) -> None:
     with errors(as_json):
         prepared = PreparedImages.open(data)
+        found = checkpoint.latest(run)
+        side = resolution or _resolution(kind_name, prepared.manifest.resolution)
+        choice = choose(
+            kind_name,
+            _parse_pairs(option or []),
+            prepared.manifest,
+            side,
+            torch.device(device),
+            preset=preset,
+            budget_images=images,
+            budget_s=seconds,
+            begun=found.record.config if found is not None else None,
+        )
+        for reason in choice.reasons:
+            say(reason)
         config = TrainingConfig(
-            kind=kind_name,
-            resolution=resolution or _resolution(kind_name, prepared.manifest.resolution),
-            options=parse_options(kind_name, _parse_pairs(option or [])),
+            kind=choice.kind,
+            resolution=side,
+            options=choice.options,
             budget_images=images,
             budget_s=seconds,
             seed=seed,
@@ -356,8 +374,8 @@ def _parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
 
 def _resolution(kind_name: str, prepared: int) -> int:
     """The largest resolution that a kind can make of images prepared at `prepared` pixels."""
-    fitting = [resolution for resolution in kind(kind_name).resolutions if resolution <= prepared]
-    return max(fitting, default=min(kind(kind_name).resolutions))
+    known = RESOLUTIONS if kind_name == AUTO else kind(kind_name).resolutions
+    return max((side for side in known if side <= prepared), default=min(known))
 
 
 def _model_directory(path: Path) -> Path:

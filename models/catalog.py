@@ -21,6 +21,7 @@ from models.errors import InvalidOption, UnknownKind
 from models.options import DcganOptions, FewshotOptions, R3Options, TrainOptions, VaeGanOptions, VaeSigmaOptions
 
 __all__ = [
+    "AUTO",
     "KINDS",
     "MAX_BUDGET_IMAGES",
     "MAX_BUDGET_S",
@@ -38,6 +39,7 @@ __all__ = [
     "parse_options",
 ]
 
+AUTO = "auto"  # no kind, but the wish that one be chosen by data, device and budget (`models.choosing`)
 MAX_RESOLUTION = 256  # pixels on a side; also the largest that prepared data is kept at
 MAX_BUDGET_IMAGES = 1_000_000_000
 MAX_BUDGET_S = 30 * 24 * 3600.0  # thirty days
@@ -169,7 +171,7 @@ def parse_options(kind_name: str, options: Mapping[str, Any], preset: str | None
     """Check a user's options for a kind, and fill in the defaults.
 
     Args:
-        kind_name: a key of KINDS.
+        kind_name: a key of KINDS, or AUTO for the options that every kind has.
         options: option name to value; numbers and booleans may be written as strings, as on a command line.
         preset: the name of one of the kind's presets, which `options` take precedence over. None: the defaults.
 
@@ -180,7 +182,7 @@ def parse_options(kind_name: str, options: Mapping[str, Any], preset: str | None
         UnknownKind: no kind is called that.
         InvalidOption: an option is unknown or out of bounds; the first one found; or no preset is called that.
     """
-    model = kind(kind_name).options
+    model = kind(kind_name).options if kind_name != AUTO else TrainOptions
     try:
         return model.model_validate({**_preset_options(kind_name, preset), **options})
     except ValidationError as error:
@@ -196,7 +198,7 @@ def parse_options(kind_name: str, options: Mapping[str, Any], preset: str | None
 def _preset_options(kind_name: str, preset: str | None) -> Mapping[str, Any]:
     if preset is None:
         return {}
-    known = {one.name: one.options for one in kind(kind_name).presets}
+    known = {one.name: one.options for one in kind(kind_name).presets} if kind_name != AUTO else {}
     if preset not in known:
         bounds = "one of: " + ", ".join(known) if known else "none"
         raise InvalidOption("preset", f"{kind_name} has no preset called {preset!r}", bounds)

@@ -15,7 +15,7 @@ What differs from the paper:
   where widths differ;
 - tanh bounds the pictures, since what leaves [-1, 1] can't be stored anyway;
 - besides their grouped convolutions (inverted bottlenecks) there is a dense block of one 3x3 and one 1x1 convolution; which
-  is faster depends on the device, and `auto` has both timed before a training starts (`models.settle`);
+  is faster depends on the device, and `auto` has both timed before a training starts (`models.choosing`);
 - penalties are lazy by default: every fourth step, four times as heavy (Karras et al. 2020, arXiv:1912.04958, §3.1), which
   leaves their mean as it is;
 - labels: the generator reads an embedding beside the latent; the discriminator adds its features' projection on an embedding

@@ -20,7 +20,7 @@ from tests.models.conftest import pictures
 from tests.models.gan.test_netg import example
 from tests.pictures import prepared_shapes
 
-TINY = ["--option", "base_channels=4", "--option", "latent_dim=8", "--option", "batch_size=8"]
+TINY = ["--kind", "gan-dcgan", "--option", "base_channels=4", "--option", "latent_dim=8", "--option", "batch_size=8"]
 
 
 def _run(*arguments: str | Path) -> Result:

@@ -1,0 +1,168 @@
+"""What to train when nobody says: `auto` picks kind, preset, augmentation and batch, and says why.
+
+It looks at the data (how many pictures, how large, labelled or not), lets its candidate take a few steps on the device, and
+works out how often that would see every picture within the budget. The rules are what bench/training.py measured, not taste;
+docs/benchmarks.md has the figures.
+
+Options that are `auto` themselves (gan-r3's block) are settled here too, by the same few steps. What comes out is a kind and
+complete options, so that a training that goes on later does not choose again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from models.catalog import AUTO, kind, parse_options
+from models.manifest import Manifest
+from models.objective import Batch, Shape
+from models.options import R3Options, TrainOptions
+from models.registry import build_objective
+
+FEW_IMAGES = 2_000  # below, a discriminator learns pictures by heart, and what is learnt has to be stretched
+MANY_IMAGES = 5_000_000  # of a budget, from which the wider networks pay
+SCARCE_PASSES = 40  # over the data, from which a discriminator has seen it all, and augmentation pays
+STEPS = 20  # that a candidate is timed by
+LONGEST_TRIAL_S = 6.0  # for one candidate, however few steps that is
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What will be trained."""
+
+    kind: str
+    options: TrainOptions  # complete; nothing in them is `auto`
+    reasons: tuple[str, ...]  # sentences, for people
+
+
+def choose(
+    wanted: str,
+    options: Mapping[str, Any],
+    manifest: Manifest,
+    resolution: int,
+    device: torch.device,
+    *,
+    preset: str | None = None,
+    budget_images: int | None = None,
+    budget_s: float | None = None,
+    begun: Mapping[str, Any] | None = None,
+) -> Choice:
+    """Settle kind and options.
+
+    Args:
+        wanted: a kind, or AUTO.
+        options: the user's; with AUTO those that every kind has, and they are kept whatever is chosen.
+        manifest: of what will be learnt.
+        resolution: pixels on a side.
+        device: where it will be learnt.
+        preset: of the kind; None: its defaults. AUTO chooses one.
+        budget_images: as in TrainingConfig.
+        budget_s: likewise.
+        begun: the configuration of the training that goes on, as JSON: what was chosen then stays. None: it begins now.
+
+    Raises:
+        OptionError: kind, preset and options do not fit together.
+    """
+    choice = Choice(wanted, parse_options(wanted, options, preset), ())
+    if begun is not None and wanted == AUTO:
+        return Choice(begun["kind"], parse_options(begun["kind"], begun["options"]), ())
+    if begun is not None and wanted == begun["kind"] and isinstance(choice.options, R3Options):
+        choice = _with_block(choice, parse_options(wanted, begun["options"]))
+    if wanted == AUTO:
+        own = choice.options.model_dump(exclude_unset=True)
+        choice = _chosen(own, manifest, resolution, device, budget_images, budget_s)
+    return _block_settled(choice, manifest, resolution, device)
+
+
+def _chosen(
+    own: Mapping[str, Any],
+    manifest: Manifest,
+    resolution: int,
+    device: torch.device,
+    budget_images: int | None,
+    budget_s: float | None,
+) -> Choice:
+    labelled = bool(manifest.classes) and own.get("conditional") is not False
+    words = f"{manifest.count:,} {'labelled' if labelled else 'unlabelled'} pictures"
+    if manifest.count < FEW_IMAGES and not labelled:
+        options = parse_options("gan-fewshot", own)
+        return Choice("gan-fewshot", options, (f"gan-fewshot with strong augmentation: {words} are few",))
+    quick = parse_options("gan-dcgan", own, "quick")
+    speed = images_per_s("gan-dcgan", quick, shape_of(quick, manifest, resolution), device)
+    spent = min(
+        math.inf if budget_images is None else budget_images, math.inf if budget_s is None else speed * budget_s
+    )
+    passes = spent / manifest.count
+    reasons = [
+        f"gan-dcgan, preset quick: {words} at {resolution} px and {speed:,.0f} images/s here leave {passes:,.0f} passes"
+    ]
+    chosen: dict[str, Any] = {}
+    if passes >= SCARCE_PASSES:
+        chosen["augment"] = "translation"
+        reasons.append(f"augment: translation, since each picture is seen {passes:,.0f} times")
+    if spent >= MANY_IMAGES:
+        chosen["base_channels"] = 64
+        reasons.append(f"base_channels 64: {spent:,.0f} images are enough for wide networks")
+    return Choice("gan-dcgan", parse_options("gan-dcgan", chosen | dict(own), "quick"), tuple(reasons))
+
+
+def images_per_s(kind_name: str, options: TrainOptions, shape: Shape, device: torch.device) -> float:
+    """How fast a kind would train here, by a few steps on random pictures; touches no random state but its own.
+
+    Raises:
+        InvalidOption: the kind does not make such pictures.
+    """
+    kind(kind_name).check(shape.resolution, shape.channels)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        objective = build_objective(kind_name, options, shape, device)
+        size, side = options.batch_size, shape.resolution
+        images = (torch.rand(size, shape.channels, side, side) * 2 - 1).to(device)
+        batch = Batch(
+            images=images.contiguous(memory_format=torch.channels_last),
+            labels=torch.randint(shape.classes, (size,)).to(device) if shape.classes else None,
+            latents=torch.randn(size, options.latent_dim).to(device),
+            random=torch.Generator().manual_seed(0),
+            fraction=1.0,  # everything that comes in later counts too
+        )
+        began, taken = 0.0, -1  # the first step is not counted: it allocates, and finds its convolutions
+        while taken < STEPS and (taken < 1 or time.perf_counter() - began < LONGEST_TRIAL_S):
+            for phase in objective.phases:
+                phase.learn(batch)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            taken += 1
+            if taken == 0:
+                began = time.perf_counter()
+        return taken * size / (time.perf_counter() - began)
+
+
+def shape_of(options: TrainOptions, manifest: Manifest, resolution: int) -> Shape:
+    """What the networks are built for."""
+    classes = 0 if options.conditional is False else len(manifest.classes or ())
+    return Shape(resolution, manifest.channels, classes)
+
+
+def _with_block(choice: Choice, begun: TrainOptions) -> Choice:
+    assert isinstance(choice.options, R3Options)
+    assert isinstance(begun, R3Options)
+    open_still = choice.options.block == "auto"
+    options = choice.options.model_copy(update={"block": begun.block}) if open_still else choice.options
+    return Choice(choice.kind, options, choice.reasons)
+
+
+def _block_settled(choice: Choice, manifest: Manifest, resolution: int, device: torch.device) -> Choice:
+    """The same with gan-r3's block chosen by its speed on this device, where it was left open."""
+    if not isinstance(choice.options, R3Options) or choice.options.block != "auto":
+        return choice
+    shape = shape_of(choice.options, manifest, resolution)
+    variants = {style: choice.options.model_copy(update={"block": style}) for style in ("dense", "grouped")}
+    speeds = {style: images_per_s(choice.kind, options, shape, device) for style, options in variants.items()}
+    best = max(speeds, key=lambda style: speeds[style])
+    reason = f"{best} blocks: " + ", ".join(f"{style} {speed:,.0f} images/s" for style, speed in speeds.items())
+    return Choice(choice.kind, variants[best], (*choice.reasons, reason))

@@ -1,0 +1,94 @@
+"""`auto` looks at data, device and budget, says why, keeps what the user asked for, and never chooses twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from models import choosing
+from models.catalog import AUTO, KINDS
+from models.choosing import choose, images_per_s, shape_of
+from models.errors import InvalidOption
+from models.objective import Shape
+from models.options import DcganOptions, R3Options
+from tests.models.conftest import SMALL, Prepare
+
+CPU = torch.device("cpu")
+SECONDS = {"budget_s": 60.0}
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates get a step, so that tests need not wait; which of them is faster then is chance."""
+    monkeypatch.setattr(choosing, "STEPS", 1)
+
+
+def test_few_pictures_without_labels_get_the_kind_made_for_them(prepared: Prepare) -> None:
+    choice = choose(AUTO, {}, prepared(8, classes=0).manifest, 32, CPU, **SECONDS)
+    assert choice.kind == "gan-fewshot"
+    assert "8 unlabelled pictures" in choice.reasons[0]
+
+
+@pytest.mark.usefixtures("fast")
+def test_what_the_user_asked_for_is_kept(prepared: Prepare) -> None:
+    wanted = {"batch_size": "4", "latent_dim": 8, "mirror": True}
+    choice = choose(AUTO, wanted, prepared(8).manifest, 32, CPU, **SECONDS)
+    assert (choice.options.batch_size, choice.options.latent_dim, choice.options.mirror) == (4, 8, True)
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_longer_budget_brings_augmentation_and_wider_networks(prepared: Prepare) -> None:
+    manifest = prepared(8).manifest
+    short, longer, longest = (
+        choose(AUTO, {"batch_size": 4}, manifest, 32, CPU, budget_images=images).options
+        for images in (8, 8_000, choosing.MANY_IMAGES)
+    )
+    assert isinstance(short, DcganOptions)
+    assert isinstance(longer, DcganOptions)
+    assert isinstance(longest, DcganOptions)
+    assert (short.augment, short.base_channels) == ("none", 32)
+    assert (longer.augment, longer.base_channels) == ("translation", 32)
+    assert (longest.augment, longest.base_channels) == ("translation", 64)
+
+
+def test_an_option_of_one_kind_alone_is_refused_where_the_kind_is_open(prepared: Prepare) -> None:
+    with pytest.raises(InvalidOption, match="free_nats"):
+        choose(AUTO, {"free_nats": 0}, prepared(8).manifest, 32, CPU, **SECONDS)
+    with pytest.raises(InvalidOption, match="preset"):
+        choose(AUTO, {}, prepared(8).manifest, 32, CPU, preset="quick", **SECONDS)
+
+
+def test_a_training_that_goes_on_keeps_what_was_chosen(prepared: Prepare) -> None:
+    begun = {"kind": "vae-sigma", "options": SMALL["vae-sigma"]}
+    choice = choose(AUTO, {}, prepared(8).manifest, 32, CPU, begun=begun, **SECONDS)
+    assert (choice.kind, choice.options.latent_dim, choice.reasons) == ("vae-sigma", 8, ())
+
+
+@pytest.mark.usefixtures("fast")
+def test_the_block_of_r3_is_settled_once(prepared: Prepare) -> None:
+    manifest = prepared(8).manifest
+    first = choose("gan-r3", SMALL["gan-r3"], manifest, 32, CPU, **SECONDS)
+    assert isinstance(first.options, R3Options)
+    assert first.options.block in {"dense", "grouped"}
+    assert "images/s" in first.reasons[0]
+    other = "dense" if first.options.block == "grouped" else "grouped"
+    begun: dict[str, Any] = {"kind": "gan-r3", "options": {**SMALL["gan-r3"], "block": other}}
+    again = choose("gan-r3", SMALL["gan-r3"], manifest, 32, CPU, begun=begun, **SECONDS)
+    assert isinstance(again.options, R3Options)
+    assert (again.options.block, again.reasons) == (other, ())
+
+
+def test_timing_a_kind_touches_no_random_state() -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    options = KINDS["gan-dcgan"].options(**SMALL["gan-dcgan"])
+    assert images_per_s("gan-dcgan", options, Shape(32, 1, 2), CPU) > 0
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_networks_are_told_no_labels_where_none_are_wanted(prepared: Prepare) -> None:
+    manifest = prepared(8).manifest
+    assert shape_of(DcganOptions(), manifest, 32).classes == 2
+    assert shape_of(DcganOptions(conditional=False), manifest, 32).classes == 0
