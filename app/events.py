@@ -37,7 +37,7 @@ LONG_AGO_S = 10.0
 RETRY_MS = 2000  # when a browser connects again
 EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}")
 # Of what happened before the snapshot, only what it does not contain is worth telling.
-WORTH_TELLING_LATE = frozenset({"metrics", "preview", "done"})
+WORTH_TELLING_LATE = frozenset({"metrics", "note", "preview", "done"})
 
 EXAMPLE = (
     'event: snapshot\ndata: {"id":"job_019ad3a8…","object":"job","status":"running",…}\n\n'
@@ -53,8 +53,8 @@ EXAMPLE = (
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "Events: `snapshot` (the job), then `status`, `progress`, `metrics`, `preview` and `image` as "
-            "they happen, and `done` as the last. Comments keep the connection alive.",
+            "description": "Events: `snapshot` (the job), then `status`, `progress`, `metrics`, `preview`, `image` and `note` "
+            "(a sentence) as they happen, and `done` as the last. Comments keep the connection alive.",
             "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
         }
     },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from store.records import TrainingMetric
@@ -18,6 +18,8 @@ def add_point(
     elapsed_s: float,
     images_per_s: float,
     losses: Mapping[str, float],
+    gauges: Mapping[str, float] | None = None,
+    scores: Mapping[str, float] | None = None,
 ) -> None:
     """Keep one moment of a training; a second one at the same count of images replaces the first."""
     point = TrainingMetric(
@@ -26,6 +28,8 @@ def add_point(
         elapsed_s=elapsed_s,
         images_per_s=images_per_s,
         losses=dict(losses),
+        gauges=dict(gauges) if gauges else None,
+        scores=dict(scores) if scores else None,
     )
     session.merge(point)
 
@@ -38,20 +42,21 @@ def cut_back(session: Session, model_id: str, images_seen: int) -> None:
 
 
 def read_points(session: Session, model_id: str, *, most: int) -> list[TrainingMetric]:
-    """Return at most about `most` points, evenly spaced, oldest first; the newest is always among them."""
-    count = session.scalar(select(func.count()).select_from(TrainingMetric).where(TrainingMetric.model_id == model_id))
-    step = max(1, -(-(count or 0) // most))
-    place = func.row_number().over(order_by=TrainingMetric.images_seen)
-    numbered = (
-        select(TrainingMetric.images_seen, place.label("place")).where(TrainingMetric.model_id == model_id).subquery()
-    )
-    chosen = (
-        select(TrainingMetric)
-        .join(numbered, TrainingMetric.images_seen == numbered.c.images_seen)
-        .where(
-            TrainingMetric.model_id == model_id,
-            or_(numbered.c.place % step == 0, numbered.c.place == count),
-        )
-        .order_by(TrainingMetric.images_seen)
-    )
-    return list(session.scalars(chosen))
+    """Return at most about `most` points, evenly spaced, oldest first; the newest is always among them.
+
+    Points with scores are few and far between, so they are thinned on their own: beside the others, at most about `most`.
+    """
+    of_model = TrainingMetric.model_id == model_id
+    places = [_places(session, most, of_model), _places(session, most, of_model, TrainingMetric.scores.is_not(None))]
+    chosen = or_(*(TrainingMetric.images_seen.in_(place) for place in places))
+    return list(session.scalars(select(TrainingMetric).where(of_model, chosen).order_by(TrainingMetric.images_seen)))
+
+
+def _places(session: Session, most: int, *conditions: ColumnElement[bool]) -> Select[tuple[int]]:
+    """The images_seen of every n-th point that meets the conditions, and of the last one."""
+    count = session.scalar(select(func.count()).select_from(TrainingMetric).where(*conditions)) or 0
+    step = max(1, -(-count // most))
+    place = func.row_number().over(order_by=TrainingMetric.images_seen).label("place")
+    numbered = select(TrainingMetric.images_seen, place).where(*conditions).subquery()
+    wanted = or_(numbered.c.place % step == 0, numbered.c.place == count)
+    return select(numbered.c.images_seen).where(wanted)

@@ -137,8 +137,11 @@ class Model(Record):
     metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
     checkpoint: Mapped[str | None] = mapped_column(
         String(200)
-    )  # blob prefix of the newest weights; None before the first
+    )  # blob prefix of the weights that it samples from; None before the first
     preview: Mapped[str | None] = mapped_column(String(200))  # blob key of the newest fixed-seed grid
+    promoted: Mapped[int | None] = mapped_column(
+        BigInteger
+    )  # images_seen of the weights chosen; None: always the newest
 
 
 class TrainingMetric(Record):
@@ -151,6 +154,31 @@ class TrainingMetric(Record):
     elapsed_s: Mapped[float]  # of training, over all attempts
     images_per_s: Mapped[float]
     losses: Mapped[dict[str, Any]]
+    gauges: Mapped[dict[str, Any] | None]  # what else there was to watch; None where nothing was
+    scores: Mapped[dict[str, Any] | None]  # of the averaged generator; None where it was not measured
+
+
+class TrainingCheckpoint(Record):
+    """Weights that a training kept on its way; the newest also holds all that it needs to go on."""
+
+    __tablename__ = "training_checkpoints"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    images_seen: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    blob: Mapped[str] = mapped_column(String(200))  # prefix of its files
+    scores: Mapped[dict[str, Any] | None]  # of its averaged generator; None: not measured
+    created_at: Mapped[datetime] = mapped_column(default=_now)
+
+
+class TrainingPreview(Record):
+    """A fixed-seed grid that a training kept on its way."""
+
+    __tablename__ = "training_previews"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    images_seen: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    blob: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[datetime] = mapped_column(default=_now)
 
 
 class Job(Record):

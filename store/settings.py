@@ -88,6 +88,15 @@ class Settings(BaseSettings):
     generator_cache_bytes: int = Field(2 * GIB, ge=0, description="Memory for loaded generators, per sampler.")
     checkpoint_interval_s: float = Field(30.0, gt=0, description="Seconds of training between checkpoints.")
     preview_interval_s: float = Field(10.0, gt=0, description="Seconds of training between preview grids.")
+    evaluation_share: float = Field(
+        0.05,
+        ge=0,
+        le=0.5,
+        description="Share of a training's time, at most, for measuring FD-domain, KID and coverage while it goes on. 0: none.",
+    )
+    evaluation_interval_s: float = Field(
+        30.0, ge=0, description="Seconds of training, at least, before the first such measurement and between two."
+    )
     torch_threads: int = Field(
         0, ge=0, description="Threads of a CPU worker's tensor operations. 0: PyTorch's own choice."
     )

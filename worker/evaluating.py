@@ -39,7 +39,7 @@ def evaluate_model(run: Run) -> Finish:
             extractor = train_extractor(
                 data, generator.resolution, device=device, on_progress=lesson.report, should_stop=run.should_stop
             )
-            _keep(run, extractor, directory / "extractor")
+            keep_extractor(run, extractor, directory / "extractor")
             begin = LESSON_PERCENT
         else:
             begin = 0.0
@@ -76,8 +76,8 @@ def evaluate_model(run: Run) -> Finish:
     return finish
 
 
-def _keep(run: Run, extractor: Extractor, directory: Path) -> None:
-    """Stores the extractor beside its data set, the card last."""
+def keep_extractor(run: Run, extractor: Extractor, directory: Path) -> None:
+    """Store the extractor beside its data set, the card last; `directory` is made for it."""
     directory.mkdir()
     for path in extractor.save(directory):
         run.resources.blobs.put_file(f"datasets/{run.claim.dataset_id}/{path.name}", path)

@@ -60,6 +60,27 @@ def test_many_points_are_thinned_evenly_and_keep_the_newest(
     assert len(gaps) <= 1
 
 
+def test_points_with_scores_are_not_thinned_away(database: Database, model_id: str) -> None:
+    add(database, model_id, *range(1, 101))
+    with database.transaction() as session:
+        for images in (33, 66):
+            curves.add_point(
+                session,
+                model_id,
+                images_seen=images,
+                elapsed_s=1.0,
+                images_per_s=1.0,
+                losses={},
+                gauges={"R_t": 0.5},
+                scores={"fd_domain": float(images)},
+            )
+    points = read(database, model_id, 10)
+    assert [point.images_seen for point in points] == sorted({*range(10, 101, 10), 33, 66})
+    assert [point.scores for point in points if point.scores] == [{"fd_domain": 33.0}, {"fd_domain": 66.0}]
+    assert points[3].gauges == {"R_t": 0.5}
+    assert points[0].gauges is None
+
+
 def test_going_on_from_a_checkpoint_forgets_what_came_after_it(database: Database, model_id: str) -> None:
     add(database, model_id, 10, 20, 30, 40)
     with database.transaction() as session:

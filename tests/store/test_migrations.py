@@ -142,7 +142,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "next"
-down_revision = "0002"
+down_revision = "0003"
 
 def upgrade():
     with op.batch_alter_table("jobs") as jobs:

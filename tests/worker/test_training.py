@@ -6,13 +6,14 @@ from collections.abc import Callable
 import pytest
 
 from models import trainer
+from models.evaluation import LiveMeasure
 from models.generator import Generator
-from store import curves, jobs
+from store import curves, jobs, kept
 from store.errors import LeaseLost
 from store.queue import Lane
-from store.records import Job, JobKind, JobStatus, Model, ModelStatus
+from store.records import Job, JobKind, JobStatus, Model, ModelStatus, TrainingCheckpoint
 from tests.worker.conftest import Desk
-from worker import training
+from worker import publishing, training
 from worker.running import Run, Station, run_queued
 from worker.training import train_model
 
@@ -65,21 +66,40 @@ def test_a_training_ends_with_a_model_that_can_generate(station: Station, desk: 
     assert set(points[-1].losses) == {"D_real", "D_fake", "G"}
 
 
-def test_of_the_previews_only_the_newest_two_are_kept(station: Station, desk: Desk) -> None:
-    settings = station.resources.settings.model_copy(update={"preview_interval_s": 0.01})
-    often = Station(station.owner, dataclasses.replace(station.resources, settings=settings), station.heartbeat)
+def changed(station: Station, **settings: object) -> Station:
+    resources = station.resources
+    return dataclasses.replace(
+        station, resources=dataclasses.replace(resources, settings=resources.settings.model_copy(update=settings))
+    )
+
+
+def kept_checkpoints(desk: Desk) -> list[TrainingCheckpoint]:
+    with desk.resources.database.snapshot() as session:
+        return kept.read_checkpoints(session, "mdl_new")
+
+
+def test_of_the_previews_a_few_are_kept_from_the_first_to_the_newest(
+    station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "KEPT_PREVIEWS", 4)
     desk.dataset()
-    job_id = desk.train_job(images=200)
-    run_queued(often, Lane.TRAIN, train_model)
-    assert desk.events(job_id).count("preview") > 2
-    kept = desk.resources.blobs.keys("models/mdl_new/previews")
-    assert len(kept) == 2
-    assert kept[-1] == model_of(desk).preview
+    job_id = desk.train_job(images=120)
+    run_queued(changed(station, preview_interval_s=0.001), Lane.TRAIN, train_model)
+    assert desk.events(job_id).count("preview") > 4
+    with desk.resources.database.snapshot() as session:
+        rows = kept.read_previews(session, "mdl_new")
+    assert len(rows) == 4
+    assert rows[-1].images_seen == 120
+    assert rows[-1].blob == model_of(desk).preview
+    files = desk.resources.blobs.keys("models/mdl_new/previews")
+    assert {row.blob for row in rows} <= set(files)
+    assert len(files) <= 5
 
 
 def test_old_checkpoints_are_dropped_unless_a_queued_sample_is_pinned_to_them(
     station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(publishing, "KEPT_CHECKPOINTS", 2)
     desk.dataset()
     job_id = desk.train_job(images=800)
     pinned: list[str] = []
@@ -88,12 +108,106 @@ def test_old_checkpoints_are_dropped_unless_a_queued_sample_is_pinned_to_them(
         pinned.append(desk.sample_job(1, model="mdl_new"))
 
     monkeypatch.setattr(Run, "should_stop", stop_once_when(has_checkpoint(desk), pin))
-    run_queued(station, Lane.TRAIN, train_model)
+    run_queued(changed(station, checkpoint_interval_s=0.01), Lane.TRAIN, train_model)
     assert desk.job(job_id).status is JobStatus.SUCCEEDED
-    prefixes = {key.rpartition("/")[0] for key in desk.resources.blobs.keys("models/mdl_new")}
-    newest, kept = model_of(desk).checkpoint, desk.job(pinned[0]).checkpoint
-    assert newest != kept
-    assert prefixes == {newest, kept, "models/mdl_new/previews"}
+    keys = desk.resources.blobs.keys("models/mdl_new")
+    rows, pinned_to = kept_checkpoints(desk), desk.job(pinned[0]).checkpoint
+    assert len(rows) == 2
+    assert rows[-1].blob == model_of(desk).checkpoint != pinned_to
+    assert {key.rpartition("/")[0] for key in keys} == {
+        *(row.blob for row in rows),
+        pinned_to,
+        "models/mdl_new/previews",
+    }
+    # Only the newest can be gone on with; the others are generators.
+    assert [key for key in keys if key.endswith("training.safetensors")] == [f"{rows[-1].blob}/training.safetensors"]
+    assert f"{rows[0].blob}/generator.safetensors" in keys
+
+
+def _scored(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
+    """Trainings are measured, and find these scores, the last one again and again."""
+    left = list(scores)
+
+    def measure(generator: Generator) -> dict[str, float]:
+        return {"fd_domain": left.pop(0) if len(left) > 1 else left[0]}
+
+    monkeypatch.setattr(training, "live_measure", lambda *args, **kwargs: LiveMeasure(measure, "said once"))
+
+
+OFTEN: dict[str, object] = {"evaluation_interval_s": 0.0, "evaluation_share": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("scores", "request_more", "is_best"),
+    [((5.0, 1.0, 4.0), {}, True), ((5.0, 3.9, 4.0), {}, False), ((5.0, 1.0, 4.0), {"promote_best": False}, False)],
+)
+def test_a_model_ends_as_its_best_checkpoint_where_that_is_clearly_better(
+    scores: tuple[float, ...],
+    request_more: dict[str, object],
+    is_best: bool,
+    station: Station,
+    desk: Desk,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _scored(monkeypatch, *scores)
+    desk.dataset()
+    job_id = desk.train_job(images=160)
+    with desk.resources.database.transaction() as session:
+        job = session.get_one(Job, job_id)
+        job.request = {**job.request, **request_more}
+
+    run_queued(changed(station, **OFTEN), Lane.TRAIN, train_model)
+
+    job, model, rows = desk.job(job_id), model_of(desk), kept_checkpoints(desk)
+    assert (job.status, rows[-1].images_seen) == (JobStatus.SUCCEEDED, 160)
+    best = kept.best(rows)
+    assert best is not None
+    assert best.scores == {"fd_domain": scores[1]}
+    assert model.checkpoint == (best if is_best else rows[-1]).blob
+    assert model.promoted == (best.images_seen if is_best else None)
+    assert job.result is not None
+    assert (job.result["images_seen"], job.result["promoted"]) == (160, model.promoted)
+    assert "note" in desk.events(job_id)
+    with desk.resources.database.snapshot() as session:
+        points = [point for point in curves.read_points(session, model.id, most=100) if point.scores]
+    assert {"fd_domain": scores[1]} in [point.scores for point in points]
+    assert set(points[-1].gauges or {}) >= {"R_t", "lr_G"}
+
+
+def test_a_promoted_checkpoint_stays_while_the_training_goes_on(
+    station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[str] = []
+
+    def choose(run: Run) -> None:
+        with run.resources.database.transaction() as session:
+            model = session.get_one(Model, "mdl_new")
+            row = kept.read_checkpoints(session, "mdl_new")[0]
+            kept.promote(model, row, follow=False)
+            chosen.append(row.blob)
+
+    _scored(monkeypatch, 2.0, 1.0, 9.0)
+    desk.dataset()
+    desk.train_job(images=160)
+    monkeypatch.setattr(Run, "should_stop", stop_once_when(has_checkpoint(desk), choose))
+    run_queued(changed(station, **OFTEN), Lane.TRAIN, train_model)
+    model, rows = model_of(desk), kept_checkpoints(desk)
+    assert model.checkpoint == chosen[0] == rows[0].blob
+    assert rows[-1].images_seen == 160
+
+
+def test_patience_ends_a_training_early(station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    _scored(monkeypatch, 1.0)
+    desk.dataset()
+    job_id = desk.train_job(images=10_000_000)
+    with desk.resources.database.transaction() as session:
+        job = session.get_one(Job, job_id)
+        job.request = {**job.request, "patience": 1}
+    run_queued(changed(station, **OFTEN), Lane.TRAIN, train_model)
+    job = desk.job(job_id)
+    assert job.status is JobStatus.SUCCEEDED
+    assert job.result is not None
+    assert job.result["gave_up"] is True
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_weights(

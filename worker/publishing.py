@@ -1,0 +1,164 @@
+"""What a training makes, brought into blobs, rows and events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from models.checkpoint import RECORD, STATE
+from models.generator import Generator
+from models.trainer import Tick
+from store import curves, jobs, kept
+from store.errors import Unavailable
+from store.events import Notice
+from store.records import Job, JobKind, Model
+from worker.running import Run
+
+KEPT_CHECKPOINTS = 6  # of a training; all but the newest are a generator alone, without what only training needs
+KEPT_PREVIEWS = 12  # of a training
+
+log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """One training's."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._published: Path | None = None
+        self._seconds = "seconds" in run.claim.request["budget"]
+
+    def on_tick(self, tick: Tick) -> None:
+        """Publish all that a tick tells."""
+        run, claim = self._run, self._run.claim
+        if tick.checkpoint is not None:
+            self.publish_checkpoint(tick.checkpoint, tick.images_seen, tick.losses, tick)
+        if tick.preview is not None:
+            self._publish_preview(tick.preview, tick.images_seen)
+        budget = claim.request["budget"]
+        total = float(budget["seconds"] if self._seconds else budget["images"])
+        done = min(total, tick.fraction * total)
+        rate = 1.0 if self._seconds else tick.images_per_s
+        run.report(done=done, total=total, rate=rate, eta_s=tick.eta_s)
+        if tick.losses:
+            self._keep(tick)
+        told = {
+            "images_seen": tick.images_seen,
+            "losses": tick.losses,
+            "gauges": tick.gauges,
+            "images_per_s": tick.images_per_s,
+            **({"scores": tick.scores} if tick.scores is not None else {}),
+        }
+        run.resources.tell(Notice(claim.job_id, "metrics", told))
+
+    def _keep(self, tick: Tick) -> None:
+        run, claim = self._run, self._run.claim
+        try:
+            with run.resources.database.transaction() as session:
+                jobs.hold(session, claim)
+                curves.add_point(
+                    session,
+                    claim.model_id or "",
+                    images_seen=tick.images_seen,
+                    elapsed_s=tick.elapsed_s,
+                    images_per_s=tick.images_per_s,
+                    losses=tick.losses,
+                    gauges=tick.gauges,
+                    scores=tick.scores,
+                )
+                if tick.scores is not None:
+                    kept.score_checkpoint(session, claim.model_id or "", tick.images_seen, tick.scores)
+        except Unavailable as error:  # a point less is no reason to end a training
+            log.warning("a point of %s's curves was not kept: %s", claim.model_id, error)
+
+    def publish_checkpoint(
+        self, directory: Path, images_seen: int, losses: Mapping[str, float], tick: Tick | None = None
+    ) -> None:
+        """Store the checkpoint, point the model at it, and drop those that nothing points at any more.
+
+        Args:
+            directory: the checkpoint; nothing is done where it is the one published last.
+            images_seen: images that it has learned from.
+            losses: of its moment.
+            tick: the moment, as far as there is more to tell of it.
+        """
+        if directory == self._published:
+            return
+        run, claim = self._run, self._run.claim
+        blobs, database = run.resources.blobs, run.resources.database
+        # The fence in the name keeps a worker that lost its lease from touching its successor's files.
+        prefix = f"models/{claim.model_id}/{images_seen:012d}-{claim.fence}"
+        for path in sorted(directory.iterdir()):
+            blobs.put_file(f"{prefix}/{path.name}", path)
+        classes = Generator.load(directory).classes
+        scores = tick.scores if tick is not None else None
+        with database.transaction() as session:
+            jobs.advance(session, claim, images_seen)
+            model = session.get_one(Model, claim.model_id, with_for_update=True)
+            rows = kept.add_checkpoint(
+                session,
+                model,
+                images_seen=images_seen,
+                blob=prefix,
+                scores=scores,
+                now=database.now(session),
+                most=KEPT_CHECKPOINTS,
+            )
+            model.classes = classes
+            model.metrics = {**model.metrics, **_metrics(losses, images_seen, tick)}
+            left = {row.blob for row in rows}
+            pinned = set(
+                session.scalars(
+                    select(Job.checkpoint).where(
+                        Job.model_id == claim.model_id, Job.kind != JobKind.TRAIN, Job.status.not_in(jobs.ENDED)
+                    )
+                )
+            )
+        self._published = directory
+        self._drop(left | {blob for blob in pinned if blob is not None}, whole=prefix)
+
+    def _drop(self, prefixes: set[str], *, whole: str) -> None:
+        """Delete all checkpoints but these, and of these all but the generator; `whole` stays as it is."""
+        blobs, folder = self._run.resources.blobs, f"models/{self._run.claim.model_id}"
+        keys, beside = blobs.keys(folder), {f"{folder}/{part}" for part in ("previews", "exports", "strips")}
+        for prefix in {key.rpartition("/")[0] for key in keys} - prefixes - beside:
+            blobs.delete(prefix)
+        for prefix in prefixes - {whole}:
+            for name in (RECORD, STATE):
+                if f"{prefix}/{name}" in keys:
+                    blobs.delete(f"{prefix}/{name}")
+
+    def _publish_preview(self, path: Path, images_seen: int) -> None:
+        run, claim = self._run, self._run.claim
+        blobs, database = run.resources.blobs, run.resources.database
+        folder = f"models/{claim.model_id}/previews"
+        key = f"{folder}/{images_seen:012d}-{claim.fence}.png"
+        blobs.put_file(key, path)
+        with database.transaction() as session:
+            jobs.hold(session, claim)
+            model = session.get_one(Model, claim.model_id, with_for_update=True)
+            before = model.preview
+            rows = kept.add_preview(
+                session, model, images_seen=images_seen, blob=key, now=database.now(session), most=KEPT_PREVIEWS
+            )
+            left = {row.blob for row in rows}
+        for old in set(blobs.keys(folder)) - left - {before}:  # the one before stays: somebody may be fetching it
+            blobs.delete(old)
+        url = f"/v1/trainings/{claim.job_id}/previews/{images_seen}"
+        run.resources.tell(
+            Notice(claim.job_id, "preview", {"model": claim.model_id, "images_seen": images_seen, "url": url})
+        )
+
+
+def _metrics(losses: Mapping[str, float], images_seen: int, tick: Tick | None) -> dict[str, Any]:
+    """What the model's row says of its newest moment."""
+    metrics: dict[str, Any] = {"losses": dict(losses)}
+    if tick is not None:
+        metrics |= {"images_per_s": tick.images_per_s, "gauges": tick.gauges}
+        if tick.scores is not None:
+            metrics["scores"] = {"images_seen": images_seen, **tick.scores}
+    return metrics
