@@ -151,7 +151,7 @@ class Job(BaseModel):
             created_at=job.created_at,
             started_at=job.started_at,
             finished_at=job.finished_at,
-            progress=_progress(job),
+            progress=progress_of(job),
             attempts=job.attempts,
             cancel_requested=job.cancel_requested,
             error=error,
@@ -175,7 +175,8 @@ class JobPage(Page[Job]):
     model_config = ConfigDict(json_schema_extra=example_page({**EXAMPLE, "images": None}))
 
 
-def _progress(job: records.Job) -> Progress:
+def progress_of(job: records.Job) -> Progress:
+    """Return how far a job is."""
     fraction = 1.0 if job.status is JobStatus.SUCCEEDED else None
     if fraction is None and job.total:
         fraction = min(1.0, max(0.0, job.done / job.total))

@@ -38,6 +38,7 @@ EXAMPLE: dict[str, Any] = {
     "options": {"batch_size": 64, "latent_dim": 100},
     "seed": 0,
     "images_seen": 120000,
+    "promoted": None,
     "metrics": {"losses": {"D": 0.71, "G": 1.9}, "images_per_s": 1210.5},
     "can_generate": True,
     "preview": "/v1/models/mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d/preview",
@@ -65,9 +66,13 @@ class Model(BaseModel):
     classes: list[str] | None = Field(description="Labels that can be asked for, by index; null when it knows none.")
     options: dict[str, Any] = Field(description="The options of its training, with every default filled in.")
     seed: int = Field(description="The seed of its training.")
-    images_seen: int = Field(description="Images that its newest weights have learned from.")
+    images_seen: int = Field(description="Images that its weights have learned from.")
+    promoted: int | None = Field(
+        description="`images_seen` of the checkpoint that was chosen, by hand or at the end of the training as the best; null "
+        "while it is the newest."
+    )
     metrics: dict[str, Any] = Field(
-        description="The last losses, the training's speed, and as `evaluation` the last measuring of it."
+        description="The last losses, gauges and scores, the training's speed, and as `evaluation` the last measuring of it."
     )
     can_generate: bool = Field(description="Whether it has weights yet; also true while it is still learning.")
     preview: str | None = Field(
@@ -95,6 +100,7 @@ class Model(BaseModel):
             options=model.options,
             seed=model.seed,
             images_seen=model.images_seen,
+            promoted=model.promoted,
             metrics=model.metrics,
             can_generate=model.checkpoint is not None,
             preview=f"{here}/preview" if model.preview is not None else None,

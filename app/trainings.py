@@ -82,6 +82,17 @@ class Training(BaseModel):
         le=catalog.MAX_SEED,
         description="Of everything random. Default: a random one, in the job's `request`.",
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        le=catalog.MAX_PATIENCE,
+        description="End before the budget does, when so many measurements in a row found no better FD-domain. Default: never.",
+    )
+    promote_best: bool = Field(
+        True,
+        description="At the end, let the model be its best checkpoint by FD-domain, where that is clearly better; "
+        "false: the newest.",
+    )
 
     model_config = ConfigDict(
         extra="forbid",
@@ -141,6 +152,7 @@ def create_training(resources: Attached, body: Training, idempotency_key: Idempo
             "options": model.options,
             "budget": body.budget.model_dump(exclude_none=True),
             "seed": seed,
+            **body.model_dump(include={"patience", "promote_best"}, exclude_defaults=True),
         }
         return jobs.submit(
             session,

@@ -41,6 +41,12 @@ def cut_back(session: Session, model_id: str, images_seen: int) -> None:
     )
 
 
+def newest_point(session: Session, model_id: str) -> TrainingMetric | None:
+    """Return the last moment of a training; None before the first."""
+    points = select(TrainingMetric).where(TrainingMetric.model_id == model_id)
+    return session.scalars(points.order_by(TrainingMetric.images_seen.desc()).limit(1)).first()
+
+
 def read_points(session: Session, model_id: str, *, most: int) -> list[TrainingMetric]:
     """Return at most about `most` points, evenly spaced, oldest first; the newest is always among them.
 

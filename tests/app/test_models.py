@@ -85,5 +85,7 @@ def test_learning_curves_are_thinned_to_what_was_asked_for(service: Service) -> 
         "elapsed_s": 50.0,
         "images_per_s": 2.0,
         "losses": {"D": 0.01, "G": 1.0},
+        "gauges": {},
+        "scores": None,
     }
     assert_problem(service.http.get("/v1/models/mdl_nope/metrics"), 404, "model_not_found", "model_id")
