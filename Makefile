@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "$(PYTHON) is $$($(PYTHON) --version 2>&1). Darkroom needs Python 3.11 or newer: name one with 'make PYTHON=… …'."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,export,laptop,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,export,tensorboard,laptop,dev]'
 	@touch $@
 
 demo: $(READY) ## real pictures in, new pictures out, in minutes; leaves the service up until Ctrl-C

@@ -6,18 +6,18 @@ It knows the routes and the shape of errors; of databases, queues and models it 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeAlias, cast
+from typing import Any, BinaryIO, Self, cast
 from urllib.parse import quote, urlsplit
 
 import httpx
 
-JsonObject: TypeAlias = dict[str, Any]
+from app.wire import ClientError, Event, JsonObject, object_of, parse_events
+
+__all__ = ["DEFAULT_URL", "Client", "ClientError", "Event", "JsonObject", "parse_events"]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 PAGE_LENGTH = 100
@@ -26,45 +26,6 @@ GIVE_UP_S = 60.0  # how long a watcher tries to reach a service that went away
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 3.0  # between two tries
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 ENDED = frozenset({"succeeded", "failed", "canceled"})
-
-
-class ClientError(Exception):
-    """A request that came to nothing: refused by the service, or the service was not to be reached.
-
-    Args:
-        code: a word for programs, as the service gave it; `unreachable` where there was no answer.
-        message: what went wrong, for people.
-        remedy: what to do about it; None where the message says all there is.
-        status: the HTTP status; None without an answer.
-        parameter: the offending member of the request, where there is one.
-    """
-
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        *,
-        remedy: str | None = None,
-        status: int | None = None,
-        parameter: str | None = None,
-    ) -> None:
-        super().__init__(code, message)
-        self.code, self.message, self.remedy = code, message, remedy
-        self.status, self.parameter = status, parameter
-
-    def __str__(self) -> str:
-        about = f" ({self.parameter})" if self.parameter and self.parameter not in self.message else ""
-        remedy = f"; {self.remedy}" if self.remedy and self.remedy not in self.message else ""
-        return f"{self.code}: {self.message}{about}{remedy}"
-
-
-@dataclass(frozen=True)
-class Event:
-    """One server-sent event of a job."""
-
-    id: str | None
-    type: str  # snapshot, status, progress, metrics, preview, image or done
-    data: JsonObject
 
 
 class Client:
@@ -162,6 +123,8 @@ class Client:
         resolution: int | None = None,
         options: Mapping[str, Any] | None = None,
         seed: int | None = None,
+        patience: int | None = None,
+        promote_best: bool | None = None,
     ) -> JsonObject:
         """Starts a training and returns its job.
 
@@ -173,10 +136,42 @@ class Client:
             resolution: side of the pictures it will make, px; None: the data set's.
             options: the kind's own options.
             seed: of everything random; None: the service chooses.
+            patience: measurements without a better FD-domain that end it; None: none do.
+            promote_best: whether the model ends as its best checkpoint; None: the service chooses.
         """
         body = {"dataset": dataset_id, "kind": kind, "budget": dict(budget), "options": dict(options or {})}
         optional = {"name": name, "resolution": resolution, "seed": seed}
+        optional |= {"patience": patience, "promote_best": promote_best}
         return self._json("POST", "/v1/trainings", json=body | _given(optional))
+
+    def trainings(self, *, limit: int | None = None) -> list[JsonObject]:
+        """Trainings, newest first, at most `limit`."""
+        return list(self._all("/v1/trainings", limit=limit))
+
+    def training(self, name_or_id: str) -> JsonObject:
+        """One training, by its id, or by its model's id or a name that only one model has."""
+        own = name_or_id.startswith(("job_", "mdl_"))
+        return self._json("GET", _of_training(name_or_id if own else self.model(name_or_id)["id"]))
+
+    def curves(self, training_id: str, *, points: int) -> JsonObject:
+        """A training's learning curves, thinned to about so many points."""
+        return self._json("GET", _of_training(training_id, "/metrics"), params={"points": points})
+
+    def previews(self, training_id: str) -> list[JsonObject]:
+        """The previews that a training has kept, oldest first."""
+        return self._page_of(self._json("GET", _of_training(training_id, "/previews")))
+
+    def preview(self, training_id: str, images_seen: int) -> bytes:
+        """One of them as PNG."""
+        return self._send("GET", _of_training(training_id, f"/previews/{images_seen}")).content
+
+    def checkpoints(self, training_id: str) -> list[JsonObject]:
+        """The checkpoints that a training has kept, oldest first."""
+        return self._page_of(self._json("GET", _of_training(training_id, "/checkpoints")))
+
+    def promote(self, training_id: str, images_seen: int) -> JsonObject:
+        """Lets the model sample from a checkpoint, and returns the model."""
+        return self._json("POST", _of_training(training_id, f"/checkpoints/{images_seen}/promote"))
 
     def models(self) -> list[JsonObject]:
         """Every model, newest first."""
@@ -401,28 +396,8 @@ class Client:
         )
 
 
-def parse_events(lines: Iterator[str]) -> Iterator[Event]:
-    """Yield the events of a `text/event-stream`, as the HTML standard reads one; comments are skipped.
-
-    Args:
-        lines: without their ends.
-    """
-    event_id: str | None = None
-    kind, data = "message", list[str]()
-    for line in lines:
-        if not line:
-            if data:
-                yield Event(event_id, kind, _object("\n".join(data)))
-            kind, data = "message", []
-            continue
-        field, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if field == "data":
-            data.append(value)
-        elif field == "event":
-            kind = value
-        elif field == "id" and "\0" not in value:
-            event_id = value or None
+def _of_training(training_id: str, end: str = "") -> str:
+    return f"/v1/trainings/{quote(training_id, safe='')}{end}"
 
 
 class _Counted:
@@ -446,7 +421,7 @@ class _Counted:
 def _refusal(response: httpx.Response) -> ClientError:
     """The service's problem+json (RFC 9457) as an error; anything else by its status."""
     try:
-        body = _object(response.text)
+        body = object_of(response.text)
     except ClientError:
         body = {}
     nested = body.get("error")
@@ -461,16 +436,6 @@ def _refusal(response: httpx.Response) -> ClientError:
         status=response.status_code,
         parameter=str(parameter) if parameter else None,
     )
-
-
-def _object(text: str) -> JsonObject:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ClientError("not_darkroom", f"the answer is no JSON: {text[:80]!r}") from error
-    if not isinstance(value, dict):
-        raise ClientError("not_darkroom", f"the answer is no JSON object: {text[:80]!r}")
-    return cast(JsonObject, value)
 
 
 def _given(members: Mapping[str, Any]) -> JsonObject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime
 from typing import Any
 
@@ -137,6 +138,7 @@ def delete_model(resources: Attached, model_id: ModelId) -> None:
         refuse_if_in_use(session, records.Job.model_id == model_id, f"the model {model_id}", "model_id")
         session.delete(model)
     delete_blobs(resources, f"models/{model_id}")
+    shutil.rmtree(resources.settings.resolved_tensorboard_dir / model_id, ignore_errors=True)
 
 
 @router.head("/{model_id}/preview", include_in_schema=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from models.console import INTERRUPTED, Device, Json, errors, interruptible, pro
 from models.data import PreparedImages
 from models.errors import InvalidOption, NoCheckpoint, UnknownLabel
 from models.evaluation import MEASURES, MOST_GENERATED, Evaluation, evaluate, kept_extractor, live_measure, strips
+from models.event_log import FOLDER, EventLog, can_log
 from models.export import export
 from models.gan.netg import import_netg
 from models.generator import CARD, Generator
@@ -154,22 +156,31 @@ def train_command(
                 say(live.note)
             bar = shown.add_task("training", total=1.0, note="")
             scores: dict[str, float] = {}
+            newest = checkpoint.latest(run)
+            events = (
+                EventLog(run / FOLDER, images_seen=newest.record.images_seen if newest is not None else 0)
+                if can_log()
+                else None
+            )
 
             def on_tick(tick: Tick) -> None:
                 if as_json:
                     typer.echo(json.dumps({"event": "tick", **asdict(tick)}, default=str))
+                if events is not None:
+                    events.on_tick(tick)
                 scores.update(tick.scores or {})
                 shown.update(bar, completed=tick.fraction, note=_note(tick, scores))
 
-            outcome = train(
-                prepared,
-                config,
-                run,
-                device=device,
-                measure=live.measure,
-                on_tick=on_tick,
-                should_stop=interrupted,
-            )
+            with events or nullcontext():
+                outcome = train(
+                    prepared,
+                    config,
+                    run,
+                    device=device,
+                    measure=live.measure,
+                    on_tick=on_tick,
+                    should_stop=interrupted,
+                )
     _say_outcome(outcome, run, as_json)
     if not outcome.finished:
         raise typer.Exit(INTERRUPTED)

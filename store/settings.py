@@ -97,6 +97,13 @@ class Settings(BaseSettings):
     evaluation_interval_s: float = Field(
         30.0, ge=0, description="Seconds of training, at least, before the first such measurement and between two."
     )
+    tensorboard: bool = Field(
+        True,
+        description="Write TensorBoard event files of trainings, a folder for each model, where its package is installed.",
+    )
+    tensorboard_dir: Path | None = Field(
+        None, description="Folder for them, on the workers' disks. Empty: `tensorboard` in the data directory."
+    )
     torch_threads: int = Field(
         0, ge=0, description="Threads of a CPU worker's tensor operations. 0: PyTorch's own choice."
     )
@@ -147,12 +154,12 @@ class Settings(BaseSettings):
             raise ValueError("this is no URL of a Redis; write redis://:password@host:6379/0")
         return value
 
-    @field_validator("blobs_dir", "import_root", mode="before")
+    @field_validator("blobs_dir", "import_root", "tensorboard_dir", mode="before")
     @classmethod
     def _none_if_empty(cls, value: object) -> object:
         return None if value == "" else value  # and not the directory that we happen to run in
 
-    @field_validator("data_dir", "blobs_dir", "import_root")
+    @field_validator("data_dir", "blobs_dir", "import_root", "tensorboard_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Children of the launcher may run elsewhere, so a relative path is fixed once, here.
@@ -180,6 +187,11 @@ class Settings(BaseSettings):
     def resolved_blobs_dir(self) -> Path:
         """The blob directory in use."""
         return self.blobs_dir or self.data_dir / "blobs"
+
+    @cached_property
+    def resolved_tensorboard_dir(self) -> Path:
+        """The folder of event files in use."""
+        return self.tensorboard_dir or self.data_dir / "tensorboard"
 
     @cached_property
     def scratch_dir(self) -> Path:

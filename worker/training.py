@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from sqlalchemy.orm import Session
 from models.catalog import parse_options
 from models.data import PreparedImages
 from models.evaluation import live_measure
-from models.trainer import Outcome, TrainingConfig, train
+from models.event_log import EventLog, can_log
+from models.trainer import Outcome, Tick, TrainingConfig, train
 from store import curves, jobs, kept
 from store.events import Notice
 from store.records import Model
@@ -19,6 +22,8 @@ from worker.evaluating import keep_extractor
 from worker.publishing import Publisher
 from worker.running import Finish, Run
 from worker.scratch import scratch
+
+log = logging.getLogger(__name__)
 
 
 def train_model(run: Run) -> Finish:
@@ -29,7 +34,7 @@ def train_model(run: Run) -> Finish:
         prepared = resources.blobs.fetch(f"datasets/{claim.dataset_id}", directory / "data")
         data = PreparedImages.open(prepared)
         run_dir = directory / "run"
-        _restore(run, run_dir, directory / "restored")
+        begin = _restore(run, run_dir, directory / "restored")
         live = live_measure(
             prepared,
             data,
@@ -41,16 +46,23 @@ def train_model(run: Run) -> Finish:
         )
         if live.note is not None:
             say(run, live.note)
-        publisher = Publisher(run)
-        outcome = train(
-            data,
-            config,
-            run_dir,
-            device=run.station.device,
-            measure=live.measure,
-            on_tick=publisher.on_tick,
-            should_stop=run.should_stop,
-        )
+        publisher, events = Publisher(run), _event_log(run, begin)
+
+        def on_tick(tick: Tick) -> None:
+            publisher.on_tick(tick)
+            if events is not None:
+                events.on_tick(tick)
+
+        with events or nullcontext():
+            outcome = train(
+                data,
+                config,
+                run_dir,
+                device=run.station.device,
+                measure=live.measure,
+                on_tick=on_tick,
+                should_stop=run.should_stop,
+            )
         publisher.publish_checkpoint(outcome.checkpoint, outcome.images_seen, outcome.losses)
     if not outcome.finished:
         run.raise_if_stopped()
@@ -90,8 +102,20 @@ def _config(run: Run) -> TrainingConfig:
     )
 
 
-def _restore(run: Run, run_dir: Path, cache: Path) -> None:
-    """Puts the job's last checkpoint where the trainer looks for one."""
+def _event_log(run: Run, images_seen: int) -> EventLog | None:
+    """TensorBoard's files, in a folder that is called like the model; None where they are not wanted or cannot be written."""
+    settings = run.resources.settings
+    if not settings.tensorboard or not can_log():
+        return None
+    try:
+        return EventLog(settings.resolved_tensorboard_dir / (run.claim.model_id or ""), images_seen=images_seen)
+    except OSError as error:
+        log.warning("no TensorBoard files for %s: %s", run.claim.model_id, error)
+        return None
+
+
+def _restore(run: Run, run_dir: Path, cache: Path) -> int:
+    """Puts the job's last checkpoint where the trainer looks for one; returns the images it has seen, 0 without one."""
     run_dir.mkdir()
     model_id = run.claim.model_id or ""
     with run.resources.database.snapshot() as session:
@@ -104,6 +128,7 @@ def _restore(run: Run, run_dir: Path, cache: Path) -> None:
     if blob is not None:
         source = run.resources.blobs.fetch(blob, cache)
         shutil.copytree(source, run_dir / f"ckpt-{images_seen:012d}")
+    return images_seen
 
 
 def say(run: Run, text: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from app.cli import datasets, demo, evaluate, export, generate, jobs, models, output, service, train, up
+from app.cli import datasets, demo, evaluate, export, generate, jobs, models, output, service, train, trainings, up
 from app.client import ClientError
 
 commands = typer.Typer(
@@ -34,6 +34,7 @@ commands.command(hidden=True)(up.announce)
 commands.command("demo-steps", hidden=True)(demo.steps)
 commands.add_typer(datasets.commands, name="dataset", rich_help_panel=USE)
 commands.command("train", rich_help_panel=USE)(train.train)
+commands.add_typer(trainings.commands, name="trainings", rich_help_panel=USE)
 commands.command("generate", rich_help_panel=USE)(generate.generate)
 commands.command("evaluate", rich_help_panel=USE)(evaluate.evaluate)
 commands.command("export", rich_help_panel=USE)(export.export)

@@ -140,5 +140,24 @@ def moment(rfc3339: str | None) -> str:
 
 def losses(metrics: dict[str, Any] | None) -> str | None:
     """A training's newest losses: `D 0.61  G 1.84`; None before the first."""
-    values = (metrics or {}).get("losses") or {}
-    return "  ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None) or None
+    return numbers((metrics or {}).get("losses"))
+
+
+def numbers(values: dict[str, Any] | None) -> str | None:
+    """Named numbers: `D 0.610  lr_G 0.0002  n 1,000`; None where there are none."""
+    named = {name: value for name, value in (values or {}).items() if value is not None}
+    return "  ".join(f"{escape(name)} {_number(value)}" for name, value in named.items()) or None
+
+
+def score(scores: dict[str, Any] | None) -> str:
+    """FD-domain among scores, with its floor where that is known: `3.1 (floor 0.4)`; a dash where it was not measured."""
+    if not scores or "fd_domain" not in scores:
+        return "-"
+    floor = f" (floor {scores['fd_domain_floor']:.3g})" if "fd_domain_floor" in scores else ""
+    return f"{scores['fd_domain']:.3g}{floor}"
+
+
+def _number(value: float) -> str:
+    if value == int(value) and abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"

@@ -35,6 +35,13 @@ def train(
         typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the kind; may be given several times."),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="SEED", help="Of everything random. (default: drawn)")] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Stop when N measurements bring no better FD-domain. (default: never)"),
+    ] = None,
+    promote_best: Annotated[
+        bool, typer.Option("--best/--newest", help="Which checkpoint to end as, where the best is clearly better.")
+    ] = True,
     watching: WatchOption = True,
     as_json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
@@ -48,7 +55,15 @@ def train(
     with Client(url) as client:
         found = client.dataset(dataset)
         job = client.train(
-            found["id"], kind=kind, name=name, resolution=resolution, options=options, budget=budget, seed=seed
+            found["id"],
+            kind=kind,
+            name=name,
+            resolution=resolution,
+            options=options,
+            budget=budget,
+            seed=seed,
+            patience=patience,
+            promote_best=promote_best,
         )
         if not watching:
             if as_json:

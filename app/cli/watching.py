@@ -75,6 +75,8 @@ class _View:
         self.status: str = job["status"]
         self.progress: JsonObject = job.get("progress") or {}
         self.metrics: JsonObject = {}
+        self.scores: JsonObject = {}  # as last measured
+        self.note = ""
 
     def take(self, kind: str, data: JsonObject) -> None:
         if kind == "snapshot":
@@ -85,7 +87,10 @@ class _View:
         elif kind == "progress":
             self.progress = {**self.progress, **data}
         elif kind == "metrics":
-            self.metrics = data
+            self.metrics, self.note = data, ""
+            self.scores = data.get("scores") or self.scores
+        elif kind == "note":
+            self.note = str(data.get("text") or "")
 
     @property
     def title(self) -> str:
@@ -102,7 +107,9 @@ class _View:
 
     @property
     def details(self) -> str:
-        """Counts, rate and losses, as far as they are known."""
+        """Counts, rate, FD-domain and losses, as far as they are known; before them, what there is to say."""
+        if self.note:
+            return self.note
         unit = self.progress.get("unit") or ""
         of = f"/{output.amount(self.total)}" if self.total else ""
         parts = [f"{output.amount(round(self.done))}{of} {unit}".strip()]
@@ -111,6 +118,8 @@ class _View:
             rate, rate_unit = self.metrics["images_per_s"], "images"
         if rate and rate_unit != "seconds":
             parts.append(f"{output.amount(rate)} {rate_unit}/s")
+        if "fd_domain" in self.scores:
+            parts.append(f"FD-domain {self.scores['fd_domain']:.3g}")
         if losses := output.losses(self.metrics):
             parts.append(f"loss {losses}")
         return "  ".join(parts)

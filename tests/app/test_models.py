@@ -49,9 +49,12 @@ def test_a_preview_that_is_not_there_yet_is_not_found(service: Service) -> None:
 
 def test_a_deleted_model_is_gone_with_its_weights(service: Service) -> None:
     model_id = service.add_model()
+    events = service.resources.settings.resolved_tensorboard_dir / model_id
+    events.mkdir(parents=True)
     assert service.http.delete(f"/v1/models/{model_id}").status_code == 204
     assert service.http.get(f"/v1/models/{model_id}").status_code == 404
     assert service.blob_files() == []
+    assert not events.exists()
 
 
 def test_a_model_that_a_job_needs_is_not_deleted(service: Service) -> None:

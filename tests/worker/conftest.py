@@ -63,7 +63,9 @@ def checkpoint_dir(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def resources(tmp_path: Path) -> Iterator[Resources]:
-    settings = Settings(data_dir=tmp_path / "data", max_batch=8, preview_interval_s=1.0, checkpoint_interval_s=0.1)
+    settings = Settings(
+        data_dir=tmp_path / "data", max_batch=8, preview_interval_s=1.0, checkpoint_interval_s=0.1, tensorboard=False
+    )
     database = Database(settings.resolved_database_url)
     database.migrate()
     yield Resources(settings, database, LocalBlobs(settings.resolved_blobs_dir), MemoryBus(), MemoryQueue())

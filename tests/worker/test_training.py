@@ -7,6 +7,7 @@ import pytest
 
 from models import trainer
 from models.evaluation import LiveMeasure
+from models.event_log import can_log
 from models.generator import Generator
 from store import curves, jobs, kept
 from store.errors import LeaseLost
@@ -194,6 +195,14 @@ def test_a_promoted_checkpoint_stays_while_the_training_goes_on(
     model, rows = model_of(desk), kept_checkpoints(desk)
     assert model.checkpoint == chosen[0] == rows[0].blob
     assert rows[-1].images_seen == 160
+
+
+@pytest.mark.skipif(not can_log(), reason="tensorboard is not installed")
+def test_event_files_lie_in_a_folder_called_like_the_model(station: Station, desk: Desk) -> None:
+    desk.dataset()
+    desk.train_job(images=16)
+    run_queued(changed(station, tensorboard=True), Lane.TRAIN, train_model)
+    assert list((desk.resources.settings.data_dir / "tensorboard" / "mdl_new").glob("events.out.tfevents.*"))
 
 
 def test_patience_ends_a_training_early(station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,3 +49,13 @@ def test_a_file_gets_a_line_for_each_change_of_status_and_few_more(monkeypatch: 
     lines = file.getvalue().splitlines()
     assert [line.partition(":")[0] for line in lines] == ["training", "training", "succeeded"]
     assert lines[1] == "training: 40/100 seconds  1,234 images/s  loss D_real 0.485  G 1.555  1 min 01 s left"
+
+
+def test_quality_stays_in_view_between_measurements_and_notes_until_there_are_numbers() -> None:
+    view = _View(JOB)
+    view.take("note", {"text": "an extractor learns the data set: 10 %"})
+    assert view.details == "an extractor learns the data set: 10 %"
+    told(view)
+    view.take("metrics", {"images_seen": 6000, "losses": {"G": 1.0}, "scores": {"fd_domain": 3.14159}})
+    view.take("metrics", {"images_seen": 7000, "losses": {"G": 1.5}})
+    assert view.details == "39/100 seconds  FD-domain 3.14  loss G 1.500"
