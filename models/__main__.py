@@ -25,6 +25,7 @@ from models.errors import InvalidOption, NoCheckpoint, UnknownLabel
 from models.evaluation import MEASURES, MOST_GENERATED, Evaluation, evaluate, kept_extractor, live_measure, strips
 from models.event_log import FOLDER, EventLog, can_log
 from models.export import export
+from models.footprint import check_fits, footprint
 from models.gan.netg import import_netg
 from models.generator import CARD, Generator
 from models.png import encode, grid
@@ -140,6 +141,9 @@ def train_command(
             evaluation_share=evaluation_share,
             patience=patience,
         )
+        needed = footprint(prepared, config, device)
+        say(f"needs {needed}")
+        check_fits(needed, device)
         with interruptible() as interrupted, progress() as shown:
             lesson = shown.add_task("learning the data", total=None, note="", visible=False)
             live = live_measure(

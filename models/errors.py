@@ -15,7 +15,8 @@
     ├── OptionError                 a request that no training could start from
     │   ├── UnknownKind             no kind is called that
     │   └── InvalidOption           an option is unknown, of the wrong type or out of bounds
-    ├── TrainingError               training began and cannot go on
+    ├── TrainingError               training cannot start, or cannot go on
+    │   ├── DoesNotFit              it would take more memory than there is
     │   └── TrainingDiverged        a loss is no longer a finite number
     ├── CheckpointError             a checkpoint or a model cannot be loaded
     │   ├── NoCheckpoint            there is none
@@ -143,7 +144,11 @@ class InvalidOption(OptionError):
 
 
 class TrainingError(ModelsError):
-    """Training began and cannot go on."""
+    """Training cannot start, or cannot go on."""
+
+
+class DoesNotFit(TrainingError):
+    """A training would take more memory than its device has left."""
 
 
 class TrainingDiverged(TrainingError):

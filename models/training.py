@@ -53,7 +53,7 @@ class Training:
         manifest = data.manifest
         kind(config.kind).check(config.resolution, manifest.channels)
         self.config = config
-        self.classes = _classes(config.options, manifest.classes)
+        self.classes = told_classes(config.options, manifest.classes)
         self.fingerprint = _fingerprint(data)
         self.channels = manifest.channels
         self.images_seen = 0
@@ -261,7 +261,7 @@ def _fingerprint(data: PreparedImages) -> str:
     return digest.hexdigest()
 
 
-def _classes(options: TrainOptions, classes: list[str] | None) -> list[str] | None:
+def told_classes(options: TrainOptions, classes: list[str] | None) -> list[str] | None:
     """The classes that the networks are told; None when they are told none."""
     if options.conditional and classes is None:
         raise InvalidOption(

@@ -14,6 +14,7 @@ from models.catalog import parse_options
 from models.data import PreparedImages
 from models.evaluation import live_measure
 from models.event_log import EventLog, can_log
+from models.footprint import check_fits, footprint
 from models.trainer import Outcome, Tick, TrainingConfig, train
 from store import curves, jobs, kept
 from store.events import Notice
@@ -33,6 +34,9 @@ def train_model(run: Run) -> Finish:
     with scratch(resources.settings, claim) as directory:
         prepared = resources.blobs.fetch(f"datasets/{claim.dataset_id}", directory / "data")
         data = PreparedImages.open(prepared)
+        needed = footprint(data, config, run.station.device)
+        say(run, f"this training needs {needed}")
+        check_fits(needed, run.station.device)
         run_dir = directory / "run"
         begin = _restore(run, run_dir, directory / "restored")
         live = live_measure(

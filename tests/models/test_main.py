@@ -70,6 +70,7 @@ def test_people_are_told_what_was_made_and_what_comes_next(folder: Path, tmp_pat
     assert "12 images in 2 classes, 32x32 grey" in prepared.stderr
     assert "refused cats/note.png" in prepared.stderr
     trained = _run("train", tmp_path / "data", tmp_path / "run", "--images", "16", *TINY)
+    assert "needs about" in trained.stderr
     assert "trained on 16 images" in trained.stderr
     assert "python -m models sample" in trained.stderr
 
