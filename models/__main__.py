@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
 from models import checkpoint
 from models.appraisal import LEADING
-from models.catalog import AUTO, KINDS, RESOLUTIONS, ExportFormat, kind
+from models.catalog import AUTO, KINDS, RESOLUTIONS, ExportFormat, OnTrouble, kind
 from models.choosing import choose
 from models.config import TrainingConfig
 from models.console import INTERRUPTED, Device, Json, errors, interruptible, progress, say
@@ -111,6 +112,20 @@ def train_command(
         int | None,
         typer.Option(metavar="N", help="Stop when N measurements bring no better FD-domain. Default: go on."),
     ] = None,
+    on_trouble: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="Where a trouble is found (collapse, overfitting, a loss that is no number): note it, stop, or rollback: go "
+            "back to where all was well, and on with one remedy more.",
+        ),
+    ] = "note",
+    held_out: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="Of the images that are not learnt from, so that overfitting shows. 0: none."
+        ),
+    ] = 0.0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -140,6 +155,8 @@ def train_command(
             seed=seed,
             evaluation_share=evaluation_share,
             patience=patience,
+            on_trouble=cast(OnTrouble, on_trouble),  # checked there
+            held_out=held_out,
         )
         needed = footprint(prepared, config, device)
         say(f"needs {needed}")
@@ -169,7 +186,7 @@ def train_command(
 
             def on_tick(tick: Tick) -> None:
                 if as_json:
-                    typer.echo(json.dumps({"event": "tick", **asdict(tick)}, default=str))
+                    typer.echo(json.dumps({"event": "tick", **asdict(tick)}, default=_plain))
                 if events is not None:
                     events.on_tick(tick)
                 scores.update(tick.scores or {})
@@ -353,9 +370,11 @@ def _show(evaluation: Evaluation) -> None:
 def _say_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:
     if as_json:
         event = "finished" if outcome.finished else "stopped"
-        typer.echo(json.dumps({"event": event, **asdict(outcome)}, default=str))
+        typer.echo(json.dumps({"event": event, **asdict(outcome)}, default=_plain))
     elif outcome.finished:
         why = "; it got no better any more" if outcome.gave_up else ""
+        if outcome.gave_up and outcome.troubles:
+            why = f"; it was in trouble: {', '.join(finding.name for finding in outcome.troubles)}"
         say(f"trained on {outcome.images_seen:,} images in {outcome.elapsed_s:.0f} s{why}")
         say(f"preview: {outcome.preview}\nmodel:   {outcome.checkpoint}")
         best = checkpoint.best(run)
@@ -369,9 +388,15 @@ def _say_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:
         )
 
 
+def _plain(value: object) -> Any:
+    """What JSON has no form for: a record as its members, anything else as text."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+
 def _note(tick: Tick, scores: Mapping[str, float]) -> str:
     quality = f"  FD-domain {scores[LEADING]:.3g}" if LEADING in scores else ""
     losses = "  ".join(f"{name} {value:.3f}" for name, value in tick.losses.items())
+    losses += "".join(f"  !{finding.name}" for finding in tick.troubles)
     eta = "" if tick.eta_s is None else f"  {int(tick.eta_s) // 60}:{int(tick.eta_s) % 60:02d} left"
     return f"{tick.images_seen:,} images  {tick.images_per_s:,.0f} images/s{quality}  {losses}{eta}"
 

@@ -18,7 +18,15 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from models.errors import InvalidOption, UnknownKind
-from models.options import DcganOptions, FewshotOptions, R3Options, TrainOptions, VaeGanOptions, VaeSigmaOptions
+from models.options import (
+    DcganOptions,
+    FewshotOptions,
+    OnTrouble,
+    R3Options,
+    TrainOptions,
+    VaeGanOptions,
+    VaeSigmaOptions,
+)
 
 __all__ = [
     "AUTO",
@@ -26,12 +34,14 @@ __all__ = [
     "MAX_BUDGET_IMAGES",
     "MAX_BUDGET_S",
     "MAX_EVALUATION_SHARE",
+    "MAX_HELD_OUT",
     "MAX_PATIENCE",
     "MAX_RESOLUTION",
     "MAX_SEED",
     "ExportFormat",
     "InvalidOption",
     "Kind",
+    "OnTrouble",
     "TrainOptions",
     "UnknownKind",
     "describe",
@@ -44,6 +54,9 @@ MAX_RESOLUTION = 256  # pixels on a side; also the largest that prepared data is
 MAX_BUDGET_IMAGES = 1_000_000_000
 MAX_BUDGET_S = 30 * 24 * 3600.0  # thirty days
 MAX_EVALUATION_SHARE = 0.5  # of a training's time; measuring more than learning would be no training
+MAX_HELD_OUT = (
+    0.2  # of the images: the part that measurements compare with, which the extractor has not learnt from either
+)
 MAX_PATIENCE = 1000  # measurements
 RESOLUTIONS = (32, 64, 96, 128)  # pixels on a side that every kind makes
 MAX_SEED = 2**32 - 1  # PyTorch's CPU generator reads no more bits than these: larger seeds would repeat smaller ones

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from models.appraisal import LEADING
 from models.errors import BadCheckpoint, CheckpointError
 from models.generator import CARD, WEIGHTS, GeneratorCard, save_generator
 from models.prior import MixturePrior
+from models.remedies import Rollback
 from models.sealed import (
     Seal,
     read,
@@ -58,6 +59,7 @@ class TrainingRecord(BaseModel):
     data: str  # fingerprint of the prepared images
     images_seen: int = Field(ge=0)  # also the position in the data, whose order follows from the seed
     elapsed_s: float = Field(ge=0)  # seconds of training, over all attempts
+    rollbacks: tuple[Rollback, ...] = Field((), exclude_if=lambda rollbacks: not rollbacks)  # oldest first
 
 
 class Scores(RootModel[dict[str, float]]):
@@ -97,6 +99,8 @@ def save(
     network: nn.Module,
     card: GeneratorCard,
     prior: MixturePrior | None = None,
+    *,
+    keep: Collection[Path] = (),
 ) -> Path:
     """Write a checkpoint and drop the oldest ones, but never the best one.
 
@@ -107,6 +111,7 @@ def save(
         network: what is sampled from.
         card: what that network is.
         prior: how its latents are distributed; None: standard normal.
+        keep: other checkpoints that are not dropped.
 
     Returns:
         the new checkpoint's directory.
@@ -120,9 +125,9 @@ def save(
     with whole_directory(path) as directory:
         seals = {STATE: write_tensors(directory / STATE, state), **save_generator(directory, network, card, prior)}
         write_json(directory / RECORD, SealedRecord.of(record, seals))
-    favourite = best(run_dir)
+    dear = {best(run_dir), *keep}
     for old in _newest_first(run_dir)[KEPT:]:
-        if old != favourite:
+        if old not in dear:
             shutil.rmtree(old, ignore_errors=True)
     return path
 
@@ -177,10 +182,10 @@ def latest(run_dir: Path) -> Checkpoint | None:
 
 
 def sweep(run_dir: Path, *, beyond: int) -> None:
-    """Remove what a killed process left half written, and checkpoints of more than `beyond` images: latest() refused them."""
+    """Remove what a killed process left half written, and checkpoints of more than `beyond` images, which are of no use."""
     remove_unfinished(run_dir)
     for directory in _newest_first(run_dir):
-        if directory.name > f"ckpt-{beyond:012d}":
+        if int(directory.name.removeprefix("ckpt-")) > beyond:
             shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from models.catalog import (
     MAX_BUDGET_IMAGES,
     MAX_BUDGET_S,
     MAX_EVALUATION_SHARE,
+    MAX_HELD_OUT,
     MAX_PATIENCE,
     MAX_SEED,
     parse_options,
 )
 from models.errors import InvalidOption
-from models.options import TrainOptions
+from models.options import OnTrouble, TrainOptions
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class TrainingConfig:
     )
     evaluation_interval_s: float = 30.0  # at least, before the first measurement and between two
     patience: int | None = None  # measurements without a better FD-domain that end an attempt; None: it goes on
+    on_trouble: OnTrouble = (
+        "note"  # found while it trains: say so, end, or go back to a healthy checkpoint and remedy it
+    )
+    held_out: float = (
+        0.0  # share of the images that are not learnt from, so that overfitting shows; 0: all are learnt from
+    )
 
     def __post_init__(self) -> None:
         if self.budget_images is None and self.budget_s is None:
@@ -51,6 +58,11 @@ class TrainingConfig:
             raise InvalidOption("evaluation_share", f"got {self.evaluation_share}", bounds)
         if self.patience is not None and not 1 <= self.patience <= MAX_PATIENCE:
             raise InvalidOption("patience", f"got {self.patience}", f"integer from 1 to {MAX_PATIENCE}")
+        if self.on_trouble not in get_args(OnTrouble):
+            bounds = "one of: " + ", ".join(get_args(OnTrouble))
+            raise InvalidOption("on_trouble", f"got {self.on_trouble!r}", bounds)
+        if not 0 <= self.held_out <= MAX_HELD_OUT:
+            raise InvalidOption("held_out", f"got {self.held_out}", f"share from 0 to {MAX_HELD_OUT}")
         if not 0 <= self.seed <= MAX_SEED:
             raise InvalidOption("seed", f"got {self.seed}", f"integer from 0 to {MAX_SEED}")
 

@@ -113,6 +113,15 @@ class Encodes(Protocol):
         ...
 
 
+@runtime_checkable
+class Judges(Protocol):
+    """An objective with a discriminator that may come to know its pictures by heart."""
+
+    def judged(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """The discriminator's logits, detached, for images, float [-1, 1], [N, C, H, W]; nothing that is learnt changes."""
+        ...
+
+
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Build graphs through `module` without gradients for its weights, which would be computed only to be thrown away."""

@@ -12,6 +12,7 @@ PenaltyForm = Literal["exact", "finite-difference"]
 Augmentation = Literal["none", "translation", "translation-cutout", "colour-translation-cutout"]
 Schedule = Literal["constant", "cosine", "plateau"]
 BlockStyle = Literal["auto", "dense", "grouped"]
+OnTrouble = Literal["note", "stop", "rollback"]
 
 
 class TrainOptions(BaseModel):

@@ -10,22 +10,31 @@ stopping and going on at any step gives the bits of a run that never stopped.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from models import checkpoint
 from models.appraisal import Appraisals, Scorer
+from models.checkpoint import Checkpoint
 from models.config import TrainingConfig
 from models.data import PreparedImages
+from models.errors import TrainingDiverged
 from models.preview import write_preview
+from models.remedies import MOST_ROLLBACKS, Rollback, next_remedy
 from models.training import Training
+from models.trouble import Finding, not_finite
+from models.watch import Watch
 
 __all__ = ["Outcome", "Tick", "TrainingConfig", "train"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,8 @@ class Tick:
     )
     checkpoint: Path | None = None  # a directory that was just written
     preview: Path | None = None  # a PNG that was just written
+    troubles: tuple[Finding, ...] = ()  # that it is in
+    rollback: Rollback | None = None  # with which it has just gone back to images_seen
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,9 @@ class Outcome:
     losses: dict[str, float]  # means since the last tick
     checkpoint: Path
     preview: Path | None  # None when stopped
-    gave_up: bool = False  # the budget was not spent: patience was
+    gave_up: bool = False  # the budget was not spent: patience was, or a trouble ended it
+    troubles: tuple[Finding, ...] = ()  # that it was in, in the end
+    rollbacks: tuple[Rollback, ...] = ()  # oldest first, over all attempts
 
 
 def train(
@@ -74,7 +87,7 @@ def train(
     Args:
         data: what to learn.
         config: what to train and for how long. On going on, kind, resolution, options and seed must be those of the start;
-            the budget and the intervals may be others.
+            the budget, the intervals and what to do about troubles may be others. Remedies that were taken stay.
         run_dir: this training's own directory, for checkpoints and previews; made when absent.
         device: where to compute.
         measure: gives the averaged generator's scores, for at most config.evaluation_share of the time of this call, each time
@@ -87,74 +100,174 @@ def train(
         OptionError: kind, options, resolution and data do not fit together.
         DataError: the data cannot be used at this resolution.
         BadCheckpoint: `run_dir` holds another training.
-        TrainingDiverged: a loss or a weight is no longer finite; the last good checkpoint is kept.
+        TrainingDiverged: a loss or a weight is no longer finite, and there is no remedy or none was wanted; the last good
+            checkpoint is kept.
         CheckpointError: a checkpoint cannot be written.
     """
     training = Training(data, config, torch.device(device))
     found = checkpoint.latest(run_dir)
-    saved: tuple[int, Path] | None = None  # images_seen and directory of the last checkpoint
     if found is not None:
         training.restore(found)
-        saved = found.record.images_seen, found.path
-    checkpoint.sweep(run_dir, beyond=training.images_seen)
-
-    rate, appraisals = _Rate(), Appraisals(measure, config)
-    started = time.monotonic() - training.elapsed_s
-    tick_at = checkpoint_at = preview_at = time.monotonic()
+    loop = _Loop(training, run_dir, Appraisals(measure, config), on_tick, should_stop)
     while True:
-        now = time.monotonic()
-        training.elapsed_s = now - started
-        fraction = config.fraction(training.images_seen, training.elapsed_s)
-        finished = fraction >= 1 or appraisals.in_vain
-        ending = finished or (should_stop is not None and should_stop())
-        measure_due = (finished or not ending) and appraisals.due(ending=finished)
-        save_due = ending or measure_due or now - checkpoint_at >= config.checkpoint_interval_s
-        preview_due = finished or now - preview_at >= config.preview_interval_s
+        try:
+            return loop.run(found)
+        except _Setback as setback:
+            found = loop.go_back(setback.finding, setback.remedy)
 
-        if ending or save_due or preview_due or now - tick_at >= config.tick_interval_s:
-            losses = training.read_losses()
-            written = preview = scores = None
-            if save_due and (saved is None or training.images_seen > saved[0]):
-                written = training.save(run_dir, thorough=finished)
-                saved = training.images_seen, written
-                checkpoint_at = time.monotonic()
-            if measure_due:
-                scores = appraisals.take(training.sampled())
-                if scores is not None and saved is not None:
-                    checkpoint.write_scores(saved[1], scores)
-            if preview_due:
-                preview = write_preview(training.sampled(), run_dir)
-                preview_at = time.monotonic()
-            images_per_s = rate.over(training.images_seen, training.elapsed_s)
-            if on_tick is not None:
-                eta_s = config.eta_s(training.images_seen, training.elapsed_s, images_per_s)
-                on_tick(
-                    Tick(
+
+class _Setback(Exception):
+    """The training goes back to where it was well."""
+
+    def __init__(self, finding: Finding, remedy: dict[str, Any]) -> None:
+        super().__init__(finding.says)
+        self.finding, self.remedy = finding, remedy
+
+
+class _Loop:
+    """The loop of one call of train()."""
+
+    def __init__(
+        self,
+        training: Training,
+        run_dir: Path,
+        appraisals: Appraisals,
+        on_tick: Callable[[Tick], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        self._training, self._run_dir, self._appraisals = training, run_dir, appraisals
+        self._on_tick, self._should_stop = on_tick, should_stop
+        self._config = training.asked
+        self._watch = Watch(self._config, len(training.learnt))
+        self._started = time.monotonic() - training.elapsed_s
+        self._rollback: Rollback | None = None  # that no tick has told of yet
+
+    def run(self, found: Checkpoint | None) -> Outcome:
+        """Take steps until the end, from a checkpoint that the training has been brought to, or from the beginning.
+
+        Raises:
+            _Setback: it is in trouble and should go back.
+        """
+        try:
+            return self._steps(found)
+        except TrainingDiverged as error:
+            finding = not_finite(error)
+            remedy = self._remedy(finding)
+            if not remedy:
+                raise
+            raise _Setback(finding, remedy) from error
+
+    def go_back(self, finding: Finding, remedy: dict[str, Any]) -> Checkpoint | None:
+        """Bring the training to where it was well, with one remedy more.
+
+        Returns:
+            the checkpoint; None: it is the beginning.
+        """
+        training, refuge = self._training, self._watch.refuge(finding)
+        found = checkpoint.load(refuge) if refuge is not None else None
+        back_to = found.record.images_seen if found is not None else 0
+        rollback = Rollback(trouble=finding.name, seen_at=training.images_seen, back_to=back_to, options=remedy)
+        log.warning("%s (%s)", rollback.says, finding.says)
+        training.roll_back(found, (*training.rollbacks, rollback))
+        self._rollback = rollback
+        return found
+
+    def _remedy(self, finding: Finding) -> dict[str, Any]:
+        """What to change about a trouble; nothing where that was not asked for, or all has been tried."""
+        training = self._training
+        if self._config.on_trouble != "rollback" or len(training.rollbacks) >= MOST_ROLLBACKS:
+            return {}
+        return next_remedy(training.config.options, finding.name)
+
+    def _steps(self, found: Checkpoint | None) -> Outcome:
+        training, config, watch, appraisals = self._training, self._config, self._watch, self._appraisals
+        # images_seen and directory of the last checkpoint
+        saved = (found.record.images_seen, found.path) if found is not None else None
+        checkpoint.sweep(self._run_dir, beyond=training.images_seen)
+        watch.begin(found.path if found is not None else None, training.images_seen)
+        rate = _Rate()
+        tick_at = checkpoint_at = preview_at = time.monotonic()
+        remedied_now = self._rollback is not None  # a remedy is kept from the first step on
+        while True:
+            now = time.monotonic()
+            training.elapsed_s = now - self._started
+            fraction = config.fraction(training.images_seen, training.elapsed_s)
+            in_vain = appraisals.in_vain or (config.on_trouble == "stop" and bool(watch.findings))
+            finished = fraction >= 1 or in_vain
+            ending = finished or (self._should_stop is not None and self._should_stop())
+            measure_due = (finished or not ending) and appraisals.due(ending=finished)
+            save_due = ending or measure_due or remedied_now or now - checkpoint_at >= config.checkpoint_interval_s
+            preview_due = finished or now - preview_at >= config.preview_interval_s
+
+            if ending or save_due or preview_due or now - tick_at >= config.tick_interval_s:
+                losses = training.read_losses()
+                gauges = training.read_gauges()
+                written = preview = scores = None
+                if save_due and (saved is None or training.images_seen > saved[0]):
+                    keep = {path for path in (watch.sound, watch.proven) if path is not None}
+                    written = training.save(self._run_dir, thorough=finished, keep=keep)
+                    saved = training.images_seen, written
+                    checkpoint_at, remedied_now = time.monotonic(), False
+                    gauges |= training.overfitting()
+                if measure_due:
+                    scores = appraisals.take(training.sampled())
+                    if scores is not None and saved is not None:
+                        checkpoint.write_scores(saved[1], scores)
+                if preview_due:
+                    preview = write_preview(training.sampled(), self._run_dir)
+                    preview_at = time.monotonic()
+                troubles = watch.look(training.images_seen, fraction, gauges, scores, written)
+                self._tell(rate, fraction, losses, gauges, scores, written, preview)
+                tick_at = time.monotonic()
+                if ending:
+                    assert saved is not None
+                    return Outcome(
+                        finished=finished,
                         images_seen=training.images_seen,
-                        fraction=fraction,
-                        images_per_s=images_per_s,
-                        eta_s=eta_s,
                         elapsed_s=training.elapsed_s,
                         losses=losses,
-                        gauges=training.read_gauges(),
-                        scores=scores,
-                        checkpoint=written,
+                        checkpoint=saved[1],
                         preview=preview,
+                        gave_up=finished and fraction < 1,
+                        troubles=troubles,
+                        rollbacks=training.rollbacks,
                     )
-                )
-            tick_at = time.monotonic()
-            if ending:
-                assert saved is not None
-                return Outcome(
-                    finished=finished,
-                    images_seen=training.images_seen,
-                    elapsed_s=training.elapsed_s,
-                    losses=losses,
-                    checkpoint=saved[1],
-                    preview=preview,
-                    gave_up=finished and fraction < 1,
-                )
-        training.step()
+                for finding in troubles:
+                    if remedy := self._remedy(finding):
+                        raise _Setback(finding, remedy)
+            training.step()
+
+    def _tell(
+        self,
+        rate: _Rate,
+        fraction: float,
+        losses: dict[str, float],
+        gauges: dict[str, float],
+        scores: dict[str, float] | None,
+        written: Path | None,
+        preview: Path | None,
+    ) -> None:
+        training = self._training
+        images_per_s = rate.over(training.images_seen, training.elapsed_s)
+        if self._on_tick is None:
+            return
+        rollback, self._rollback = self._rollback, None
+        self._on_tick(
+            Tick(
+                images_seen=training.images_seen,
+                fraction=fraction,
+                images_per_s=images_per_s,
+                eta_s=self._config.eta_s(training.images_seen, training.elapsed_s, images_per_s),
+                elapsed_s=training.elapsed_s,
+                losses=losses,
+                gauges=gauges,
+                scores=scores,
+                checkpoint=written,
+                preview=preview,
+                troubles=self._watch.findings,
+                rollback=rollback,
+            )
+        )
 
 
 class _Rate:

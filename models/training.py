@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,20 +21,24 @@ from models.config import TrainingConfig
 from models.data import PreparedImages
 from models.ema import ExponentialMovingAverage
 from models.errors import BadCheckpoint, InvalidOption, TrainingDiverged
+from models.evaluation.split import learnt_and_held_out
 from models.generator import Generator, GeneratorCard, load_weights
 from models.means import Means
-from models.objective import Batch, Encodes, Phase
+from models.objective import Batch, Encodes, Judges, Phase
 from models.options import TrainOptions
 from models.plateau import Plateau
 from models.prior import QUICK, THOROUGH, MixturePrior, fit_prior
 from models.randomness import EndlessShuffle, derived_generator, derived_seed
 from models.registry import build_objective
+from models.remedies import Rollback, remedied
 
 QUICK_IMAGES = 2_000  # that a prior is fitted to in passing: a second or two
 THOROUGH_IMAGES = 10_000  # at the end, at most
 THOROUGH_SHARE = 0.1  # of the images seen; encoding one takes a sixth of what learning from it takes
 LEAST_OF_A_CLASS = 50  # where it has as many, also when that makes more in all
 ENCODED_AT_ONCE = 250
+JUDGED_IMAGES = 256  # at most, of each sort, that a discriminator is asked about
+LEAST_HELD_OUT = 8
 
 
 class Training:
@@ -52,25 +57,39 @@ class Training:
     def __init__(self, data: PreparedImages, config: TrainingConfig, device: torch.device) -> None:
         manifest = data.manifest
         kind(config.kind).check(config.resolution, manifest.channels)
-        self.config = config
+        self.asked = config  # what was asked for; self.config has remedies in it
         self.classes = told_classes(config.options, manifest.classes)
         self.fingerprint = _fingerprint(data)
         self.channels = manifest.channels
+        self.learnt, self.held_out = learnt_and_held_out(manifest, config.held_out)  # indices, int64 [n] each
+        if config.held_out and min(len(self.learnt), len(self.held_out)) < LEAST_HELD_OUT:
+            raise InvalidOption(
+                "held_out",
+                f"{config.held_out} of {len(data):,} images holds {len(self.held_out)} out",
+                f"0, or a share that leaves {LEAST_HELD_OUT} on each side",
+            )
+        self.images = data.load(config.resolution, device)
+        self.device = device
+        self._begin(())
+
+    def _begin(self, rollbacks: Sequence[Rollback]) -> None:
+        """Start at the beginning, with the remedies of these rollbacks."""
+        self.rollbacks = tuple(rollbacks)
+        self.config = config = replace(self.asked, options=remedied(self.asked.options, rollbacks))
+        device = self.device
         self.images_seen = 0
         self.elapsed_s = 0.0
         self._prior: MixturePrior | None = None  # as last fitted
         self._notes: tuple[str, ...] = ()
-        self.images = data.load(config.resolution, device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(derived_seed(config.seed, "weights"))
             self.objective = build_objective(config.kind, config.options, self.card.shape, device)
-        self.order = EndlessShuffle(len(data), config.seed)
+        self.order = EndlessShuffle(len(self.learnt), config.seed)
         self.average = ExponentialMovingAverage(
             self.objective.generator, halflife_images=config.options.ema_halflife_images
         )
         self.random = derived_generator(config.seed, "steps")
         self.plateau = Plateau()
-        self.device = device
         self._loss_means, self._gauge_means = Means(), Means()  # since they were last read
         self._losses: dict[str, float] = {}  # as last read
         self._gauges: dict[str, float] = {}  # as last read
@@ -85,7 +104,7 @@ class Training:
             channels=self.channels,
             classes=self.classes,
             images_seen=self.images_seen,
-            notes=self._notes,
+            notes=(*self._notes, *(rollback.says for rollback in self.rollbacks)),
         )
 
     def step(self) -> None:
@@ -106,7 +125,7 @@ class Training:
         """The next batch_size images of the endless shuffle, each mirrored or not, and fresh latents."""
         size = options.batch_size
         latents = torch.randn(size, options.latent_dim, generator=self.random)  # on the CPU: the same on every device
-        images, labels = self.images.batch(self.order.at(self.images_seen, size))
+        images, labels = self.images.batch(self.learnt[self.order.at(self.images_seen, size)])
         if options.mirror:
             mirrored = torch.rand(size, generator=self.random) < 0.5
             images = torch.where(mirrored.to(self.device)[:, None, None, None], images.flip(3), images)
@@ -138,6 +157,30 @@ class Training:
         self._gauges = self._gauge_means.read() or self._gauges
         rates = {f"lr_{phase.name}": float(phase.optimizer.param_groups[0]["lr"]) for phase in self.objective.phases}
         return {name: value for name, value in {**self._gauges, **rates}.items() if math.isfinite(value)}
+
+    @torch.no_grad()
+    def overfitting(self) -> dict[str, float]:
+        """How far held-out images are from those learnt from, in the discriminator's eyes: r_v of `models.trouble.overfitted`.
+
+        Touches nothing that a step depends on. Empty where nothing is held out, or nothing judges.
+        """
+        count = min(JUDGED_IMAGES, len(self.held_out), len(self.learnt))
+        if not count or not isinstance(self.objective, Judges):
+            return {}
+        source = derived_generator(self.config.seed, "held-out")
+        chosen = self.learnt[torch.randperm(len(self.learnt), generator=source)[:count]]
+        images, labels = self.images.batch(chosen)
+        unseen, of_unseen = self.images.batch(self.held_out[:count])
+        if self.classes is None:
+            labels = of_unseen = None
+        latents = torch.randn(count, self.config.options.latent_dim, generator=source).to(self.device)
+        made = self.average.network(latents, labels)
+        learnt, held_out, generated = (
+            float(self.objective.judged(pictures.contiguous(memory_format=torch.channels_last), own).mean())
+            for pictures, own in ((images, labels), (unseen, of_unseen), (made, labels))
+        )
+        apart = learnt - generated
+        return {"D_held_out_logit": held_out, **({"r_v": (learnt - held_out) / apart} if apart > 0 else {})}
 
     def sampled(self) -> Generator:
         """The generator as a sampler would load it now; a prior that was fitted since the start still serves."""
@@ -183,19 +226,20 @@ class Training:
 
     def _some_of_each_class(self, most: int, source: torch.Generator) -> Tensor:
         """Indices of about `most` images, int64 [n], as many of each class that the networks are told as there are."""
-        order = torch.randperm(len(self.images), generator=source)
+        order = self.learnt[torch.randperm(len(self.learnt), generator=source)]
         if self.classes is None or self.images.labels is None:
             return order[:most]
         labels = self.images.labels.cpu()[order]
         each = max(LEAST_OF_A_CLASS, most // len(self.classes))
         return torch.cat([order[labels == label][:each] for label in range(len(self.classes))])
 
-    def save(self, run_dir: Path, *, thorough: bool = False) -> Path:
+    def save(self, run_dir: Path, *, thorough: bool = False, keep: Collection[Path] = ()) -> Path:
         """Write a checkpoint; returns its directory.
 
         Args:
             run_dir: the run's directory.
             thorough: take more time for what is not learnt step by step; for a training's end.
+            keep: other checkpoints that are not dropped.
 
         Raises:
             TrainingDiverged: a weight is not finite, so that going on from here would be of no use.
@@ -205,10 +249,14 @@ class Training:
         if not torch.stack([tensor.isfinite().all() for tensor in state.values()]).all():
             raise TrainingDiverged(self._losses, self.images_seen)
         record = TrainingRecord(
-            config=self.config.to_json(), data=self.fingerprint, images_seen=self.images_seen, elapsed_s=self.elapsed_s
+            config=self.asked.to_json(),
+            data=self.fingerprint,
+            images_seen=self.images_seen,
+            elapsed_s=self.elapsed_s,
+            rollbacks=self.rollbacks,
         )
         self._fit_prior(thorough=thorough)
-        return checkpoint.save(run_dir, record, state, self.average.network, self.card, self._prior)
+        return checkpoint.save(run_dir, record, state, self.average.network, self.card, self._prior, keep=keep)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that decides what the next step does."""
@@ -222,16 +270,35 @@ class Training:
         return {name: tensor.detach().cpu() for name, tensor in state.items()}
 
     def restore(self, found: Checkpoint) -> None:
-        """Go back to where a checkpoint was written.
+        """Go back to where a checkpoint was written, with the remedies that it was written with.
 
         Raises:
             BadCheckpoint: it is of another training.
         """
-        stored, wanted = dict(found.record.config), self.config.to_json()
-        if stored.get("kind") == self.config.kind:
+        self._check(found)
+        if found.record.rollbacks != self.rollbacks:
+            self._begin(found.record.rollbacks)
+        self._take(found)
+
+    def roll_back(self, found: Checkpoint | None, rollbacks: Sequence[Rollback]) -> None:
+        """Go back to where a checkpoint was written, or to the beginning, and on with these remedies.
+
+        Raises:
+            BadCheckpoint: it is of another training.
+        """
+        if found is not None:
+            self._check(found)
+        self._begin(rollbacks)
+        if found is not None:
+            self._take(found)
+
+    def _check(self, found: Checkpoint) -> None:
+        """Raise BadCheckpoint unless a checkpoint is of this training."""
+        stored, wanted = {"held_out": 0.0, **found.record.config}, self.asked.to_json()
+        if stored.get("kind") == self.asked.kind:
             # Read again, so that an option that came after the checkpoint has its default there too.
-            stored["options"] = parse_options(self.config.kind, stored["options"]).model_dump(mode="json")
-        for name in ("kind", "resolution", "options", "seed"):
+            stored["options"] = parse_options(self.asked.kind, stored["options"]).model_dump(mode="json")
+        for name in ("kind", "resolution", "options", "seed", "held_out"):
             if stored.get(name) != wanted[name]:
                 raise BadCheckpoint(
                     f"{found.path} is of another training: {name} {stored.get(name)!r} there, {wanted[name]!r} asked for; "
@@ -239,6 +306,9 @@ class Training:
                 )
         if found.record.data != self.fingerprint:
             raise BadCheckpoint(f"{found.path} was trained on other images; train into an empty directory")
+
+    def _take(self, found: Checkpoint) -> None:
+        """Take every tensor and count of a checkpoint."""
         path = found.path / checkpoint.STATE
         load_weights(self.average.network, _under("average.", found.state), path)
         for phase in self.objective.phases:
@@ -247,8 +317,8 @@ class Training:
         self.random.set_state(found.state["random"])
         if "plateau" in found.state:
             self.plateau.restore(found.state["plateau"])
-        kept = Generator.load(found.path)
-        self._prior, self._notes = kept.prior, kept.card.notes
+        kept, told = Generator.load(found.path), {rollback.says for rollback in found.record.rollbacks}
+        self._prior, self._notes = kept.prior, tuple(note for note in kept.card.notes if note not in told)
         self.images_seen = found.record.images_seen
         self.elapsed_s = found.record.elapsed_s
 

@@ -83,7 +83,11 @@ def live_measure(
             f"{LEADING}_floor": floor.fd_domain,  # what as many real pictures score
             "kid": scores.kid,
             "coverage": scores.coverage,
+            "coverage_floor": floor.coverage,
             "ms_ssim": scores.ms_ssim,
+            "ms_ssim_floor": floor.ms_ssim,
+            "diversity": scores.diversity,
+            "copies": scores.copies,
             "n": float(scores.n),
         }
         return {name: value for name, value in found.items() if math.isfinite(value)}

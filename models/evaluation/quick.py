@@ -20,7 +20,7 @@ from models.errors import NotComparable, Stopped, TooFewImages
 from models.evaluation.extractor import Extractor, fingerprint
 from models.evaluation.frechet import frechet_distance_of_moments, moments
 from models.evaluation.kernel import polynomial_mmd
-from models.evaluation.neighbours import covered_share, radii
+from models.evaluation.neighbours import covered_share, nearest, radii
 from models.evaluation.pictures import asked_labels
 from models.evaluation.similarity import mean_pairwise_similarity
 from models.evaluation.split import split
@@ -33,6 +33,8 @@ MOST_REFERENCE = 2000  # real ones that they are compared with
 LEAST_IMAGES = 8  # in any set that is compared: neighbourhoods of five need more than five
 PAIRS = 200  # whose likeness is averaged
 NEIGHBOURS = 5
+COPY_QUANTILE = 0.01  # of real pictures' distances to the nearest training image
+MOST_PAIRED = 500  # pictures whose distances to each other are averaged
 _MADE_AT_ONCE = 64
 
 ShouldStop = Callable[[], bool]
@@ -46,6 +48,8 @@ class QuickScores:
     kid: float  # lower is better; unbiased, and so below 0 now and then
     coverage: float  # share of real pictures with one of these nearby; higher is better, falls as n shrinks
     ms_ssim: float  # mean over pairs, of one class where there are classes; above the floor: too alike. NaN: no pairs
+    diversity: float  # mean distance between two of these in features, against that of real ones; higher is better
+    copies: float  # share nearer to a training image than 99 % of other real ones are; lower is better, 0.01 is chance
     n: int  # pictures in the set
     n_reference: int  # real pictures that they were compared with
     seed: int  # of the first picture; the others count up
@@ -84,6 +88,9 @@ class QuickMeasure:
         self._control_labels = None if loaded.labels is None else loaded.labels[control]
         self._reference = extractor.read(loaded.pixels[reference])[0]  # float64 [N, F]
         self._reference_moments = moments(self._reference)
+        self._reference_apart = _mean_distance(self._reference)
+        self._study = extractor.read(loaded.pixels[parts.study[:MOST_REFERENCE]])[0]  # float64 [N, F]
+        self._copy_radius = nearest(self._reference, self._study).quantile(COPY_QUANTILE)
         self._reference_radii = radii(self._reference, min(NEIGHBOURS, len(reference) - 1))
         self._floors: dict[tuple[int, int, bool], QuickScores] = {}
 
@@ -157,9 +164,16 @@ class QuickMeasure:
             kid=polynomial_mmd(features, self._reference),
             coverage=covered_share(self._reference, self._reference_radii, features),
             ms_ssim=pairs,
+            diversity=_mean_distance(features) / self._reference_apart,
+            copies=float((nearest(features, self._study) < self._copy_radius).double().mean()),
             n=len(images),
             n_reference=len(self._reference),
             seed=seed,
             extractor_sha256=self.extractor.sha256,
             took_s=time.monotonic() - started,
         )
+
+
+def _mean_distance(features: Tensor) -> float:
+    """The mean distance between two different rows of [N, F], over the first few."""
+    return float(torch.pdist(features[:MOST_PAIRED]).mean().clamp_min(1e-12))

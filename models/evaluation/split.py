@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,8 +30,25 @@ class Split:
 
 def split(manifest: Manifest) -> Split:
     """Cut a data set into its parts by the hashes of its files."""
-    place = np.array([int(image.sha256[:13], 16) / 16**13 for image in manifest.images])  # [0, 1), exact in a double
-    order = np.argsort(place, kind="stable")
+    place, order = _places(manifest)
     ends = np.searchsorted(place[order], [STUDY_SHARE, STUDY_SHARE + CONTROL_SHARE])
     study, control, reference = (torch.from_numpy(part.copy()) for part in np.split(order, ends))
     return Split(study, control, reference)
+
+
+def learnt_and_held_out(manifest: Manifest, share: float) -> tuple[Tensor, Tensor]:
+    """What a training learns from when it holds a share of the images out: both int64 [n], the first in the data's order.
+
+    Held out is the end of the reference, which no extractor learns from: what it is compared with, the model has not seen.
+    """
+    if share == 0:
+        return torch.arange(len(manifest.images)), torch.empty(0, dtype=torch.int64)
+    place, order = _places(manifest)
+    first = int(np.searchsorted(place[order], 1 - share))
+    return torch.from_numpy(np.sort(order[:first])), torch.from_numpy(order[first:].copy())
+
+
+def _places(manifest: Manifest) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Where in [0, 1) each image lies by its hash, exact in a double, and the order that follows."""
+    place = np.array([int(image.sha256[:13], 16) / 16**13 for image in manifest.images])
+    return place, np.argsort(place, kind="stable")

@@ -8,6 +8,7 @@ Shapes: N batch, C channels, H W pixels, D latent.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -87,6 +88,11 @@ class AdversarialObjective:
             self.gauges["gamma"] = self.gamma(batch.fraction)
         parts: list[Mapping[str, Tensor]] = [self._judged(judge, batch) for judge in self.discriminators]
         return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+
+    @torch.no_grad()
+    def judged(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        judge = copy.deepcopy(self.discriminators[0])  # looking may move its statistics
+        return _judge(judge, labels, images)
 
     def _judged(self, judge: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """One discriminator's losses."""

@@ -33,7 +33,18 @@ def test_an_extractor_that_is_at_hand_measures_any_training(
 
     assert live.measure is not None
     scores = live.measure(album_generator(Album(control(data))))
-    assert scores.keys() == {"fd_domain", "fd_domain_floor", "kid", "coverage", "ms_ssim", "n"}
+    assert scores.keys() == {
+        "fd_domain",
+        "fd_domain_floor",
+        "kid",
+        "coverage",
+        "coverage_floor",
+        "ms_ssim",
+        "ms_ssim_floor",
+        "diversity",
+        "copies",
+        "n",
+    }
     assert scores["fd_domain_floor"] < scores["fd_domain"] < 3 * scores["fd_domain_floor"]
 
 

@@ -40,6 +40,14 @@ def test_a_collapsed_one_is_seen_by_every_number(quick: QuickMeasure, data: Prep
     assert found.kid > 1 > floor.kid
     assert found.coverage < 0.3 < floor.coverage
     assert found.ms_ssim > floor.ms_ssim + 0.1
+    assert found.diversity < 0.9 < floor.diversity
+
+
+def test_training_images_are_seen_to_be_copies(quick: QuickMeasure, data: PreparedImages) -> None:
+    learnt = data.load(32).pixels[split(data.manifest).study]
+    copied, new = quick.measure(album_generator(Album(learnt)), 120), quick.floor(120, labelled=False)
+    assert copied.copies == 1
+    assert new.copies < 0.1
 
 
 def test_its_numbers_are_those_of_the_full_measures(
