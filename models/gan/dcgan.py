@@ -23,6 +23,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from models.convolution import DoublingConv2d, HalvingConv2d
 from models.gan.adversarial import AdversarialObjective
 from models.gan.stddev import MinibatchStddev
 from models.objective import Shape
@@ -50,7 +51,7 @@ class DcganGenerator(nn.Module):
         layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], size, bias=False)]  # 1 -> 4 (or 6) pixels
         for wide, narrow in pairwise(widths):
             layers += [nn.BatchNorm2d(wide), nn.ReLU(inplace=True)]
-            layers += [nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False)]  # doubles H and W
+            layers += [DoublingConv2d(wide, narrow)]
         layers += [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
         layers += [nn.ConvTranspose2d(widths[-1], shape.channels, 4, stride=2, padding=1, bias=False), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
@@ -76,7 +77,7 @@ class DcganDiscriminator(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(inputs, widths[0], 4, stride=2, padding=1, bias=False)]  # halves H and W
         layers += [nn.LeakyReLU(0.2, inplace=True)]  # no normalisation on the first layer, as in the paper
         for narrow, wide in pairwise(widths):
-            layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1, bias=False)]
+            layers += [HalvingConv2d(narrow, wide)]
             layers += [nn.BatchNorm2d(wide), nn.LeakyReLU(0.2, inplace=True)]
         statistic = [MinibatchStddev()] if options.minibatch_stddev else []
         size = shape.resolution >> len(widths)

@@ -20,11 +20,13 @@ Shapes: N batch, C channels, H W pixels, D latent, P patches.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.gan.dcgan import initialise
 from models.gan.losses import Relativistic
 from models.gan.penalties import squared_slope
 from models.objective import Batch, Hyperparameters, Phase, Shape, frozen
@@ -33,7 +35,7 @@ from models.schedule import step_share
 from models.vae.sigma import VaeSigmaObjective, negative_log_likelihood
 
 LEVELS_TO_PX = 8  # the coarsest level of a pyramid has at least so many pixels on a side
-BETAS = (0.0, 0.99)  # of the discriminator's Adam
+BETAS = (0.5, 0.999)  # of the discriminator's Adam
 LEAK = 0.2
 LOUDEST = 1e4  # that a pull is scaled up, also where it is next to nothing
 RAMP = 0.1  # of the budget, over which the adversary's voice rises to its weight
@@ -44,25 +46,25 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, options: VaeGanOptions, shape: Shape) -> None:
         super().__init__()
-        width = options.discriminator_channels
-        layers: list[nn.Module] = [nn.Conv2d(shape.channels, width, 4, stride=2, padding=1), nn.LeakyReLU(LEAK)]
-        for wider in (2 * width, 4 * width)[: 1 if shape.resolution <= 32 else 2]:
-            layers += [nn.Conv2d(layers[-2].out_channels, wider, 4, stride=2, padding=1), nn.LeakyReLU(LEAK)]  # type: ignore[arg-type]
-        self.layers = nn.Sequential(*layers)
-        last = layers[-2].out_channels
-        assert isinstance(last, int)
-        self.features = nn.Sequential(nn.Conv2d(last, last, 3, padding=1), nn.LeakyReLU(LEAK))
-        self.read = nn.Conv2d(last, 1, 1)
-        self.embedding = nn.Embedding(shape.classes, last) if shape.classes else None
-        if self.embedding is not None:
-            nn.init.zeros_(self.embedding.weight)
+        self.resolution = shape.resolution
+        self.embedding = nn.Embedding(shape.classes, shape.resolution**2) if shape.classes else None
+        inputs = shape.channels + (1 if shape.classes else 0)
+        widths = [options.discriminator_channels * width for width in (1, 2, 4)]
+        layers: list[nn.Module] = [nn.Conv2d(inputs, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(LEAK)]
+        for narrow, wide in pairwise(widths[: 2 if shape.resolution <= 32 else 3]):
+            layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1, bias=False)]
+            layers += [nn.BatchNorm2d(wide), nn.LeakyReLU(LEAK)]
+        last = widths[1] if shape.resolution <= 32 else widths[2]
+        layers += [nn.Conv2d(last, last, 3, padding=1, bias=False), nn.BatchNorm2d(last), nn.LeakyReLU(LEAK)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(last, 1, 1))
+        self.apply(initialise)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [N P] for images, float [-1, 1], [N, C, H, W] and, if conditional, their labels [N]."""
-        features = self.features(self.layers(images))
-        logits: Tensor = self.read(features)[:, 0]
         if self.embedding is not None:
-            logits = logits + (features * self.embedding(labels)[:, :, None, None]).mean(dim=1)
+            maps = self.embedding(labels).view(-1, 1, self.resolution, self.resolution)
+            images = torch.cat([images, maps], dim=1)  # (N, C + 1, H, W)
+        logits: Tensor = self.layers(images)
         return logits.flatten()
 
 
