@@ -118,7 +118,8 @@ class Client:
         dataset_id: str,
         *,
         budget: Mapping[str, float],
-        kind: str = "gan-dcgan",
+        kind: str = "auto",
+        preset: str | None = None,
         name: str | None = None,
         resolution: int | None = None,
         options: Mapping[str, Any] | None = None,
@@ -131,7 +132,8 @@ class Client:
         Args:
             dataset_id: what to learn from.
             budget: `{"images": n}` or `{"seconds": s}`.
-            kind: a name from `kinds()`.
+            kind: a name from `kinds()`, or `auto`: the service chooses.
+            preset: of the kind; None: its defaults.
             name: what to call the model; None: the service chooses.
             resolution: side of the pictures it will make, px; None: the data set's.
             options: the kind's own options.
@@ -140,7 +142,7 @@ class Client:
             promote_best: whether the model ends as its best checkpoint; None: the service chooses.
         """
         body = {"dataset": dataset_id, "kind": kind, "budget": dict(budget), "options": dict(options or {})}
-        optional = {"name": name, "resolution": resolution, "seed": seed}
+        optional = {"preset": preset, "name": name, "resolution": resolution, "seed": seed}
         optional |= {"patience": patience, "promote_best": promote_best}
         return self._json("POST", "/v1/trainings", json=body | _given(optional))
 

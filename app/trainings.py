@@ -22,7 +22,6 @@ from store.identifiers import new_id
 from store.records import Dataset, DatasetStatus, JobKind
 
 ROUTE = "/v1/trainings"
-DEFAULT_KIND = "gan-dcgan"
 DEFAULT_SECONDS = 600.0  # a budget in seconds suits any machine; ten minutes show something on every one
 
 router = APIRouter(prefix=ROUTE, tags=["trainings"])
@@ -61,7 +60,14 @@ class Training(BaseModel):
     """What to train, on what, for how long."""
 
     dataset: str = Field(pattern=NO_NULL, description="Id of a data set that is ready.")
-    kind: str = Field(DEFAULT_KIND, description="What to train; GET /v1/kinds lists the kinds.")
+    kind: str = Field(
+        catalog.AUTO,
+        description="What to train; GET /v1/kinds lists the kinds. `auto`: chosen by data, device and budget when the training "
+        "begins; `options` then takes those that every kind has.",
+    )
+    preset: str | None = Field(
+        None, description="Options of the kind that go together, by name; `options` take precedence. Default: none."
+    )
     name: str | None = Field(
         None,
         min_length=1,
@@ -122,8 +128,9 @@ class Training(BaseModel):
 )
 def create_training(resources: Attached, body: Training, idempotency_key: IdempotencyKey) -> Response:
     """Starts a training. The answer is its job; the job's `model` can generate as soon as it has its first checkpoint."""
-    kind = catalog.kind(body.kind)
-    options = catalog.parse_options(kind.name, body.options)
+    kind = catalog.wanted(body.kind)
+    options = catalog.parse_options(kind.name, body.options, body.preset)
+    is_open = kind.name == catalog.AUTO  # the worker fills in what is not asked for
     seed = body.seed if body.seed is not None else secrets.randbelow(catalog.MAX_SEED + 1)
     idempotency = Idempotency.of(ROUTE, idempotency_key, body)
 
@@ -134,7 +141,7 @@ def create_training(resources: Attached, body: Training, idempotency_key: Idempo
         now = resources.database.now(session)
         model = records.Model(
             id=new_id("mdl"),
-            name=body.name or f"{dataset.name[:160]} ({kind.name}, {resolution} px)",
+            name=body.name or f"{dataset.name[:160]} ({'' if is_open else f'{kind.name}, '}{resolution} px)",
             kind=kind.name,
             created_at=now,
             dataset_id=dataset.id,
@@ -142,7 +149,7 @@ def create_training(resources: Attached, body: Training, idempotency_key: Idempo
             resolution=resolution,
             channels=channels,
             classes=_classes(dataset, kind, options),
-            options=options.model_dump(mode="json"),
+            options=options.model_dump(mode="json", exclude_unset=is_open),
             seed=seed,
         )
         session.add(model)

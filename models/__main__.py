@@ -17,7 +17,7 @@ from rich.table import Table
 
 from models import checkpoint
 from models.appraisal import LEADING
-from models.catalog import AUTO, KINDS, RESOLUTIONS, ExportFormat, OnTrouble, kind
+from models.catalog import AUTO, KINDS, ExportFormat, OnTrouble, wanted
 from models.choosing import choose
 from models.config import TrainingConfig
 from models.console import INTERRUPTED, Device, Json, errors, interruptible, progress, say
@@ -414,7 +414,7 @@ def _parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
 
 def _resolution(kind_name: str, prepared: int) -> int:
     """The largest resolution that a kind can make of images prepared at `prepared` pixels."""
-    known = RESOLUTIONS if kind_name == AUTO else kind(kind_name).resolutions
+    known = wanted(kind_name).resolutions
     return max((side for side in known if side <= prepared), default=min(known))
 
 

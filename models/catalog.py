@@ -47,6 +47,7 @@ __all__ = [
     "describe",
     "kind",
     "parse_options",
+    "wanted",
 ]
 
 AUTO = "auto"  # no kind, but the wish that one be chosen by data, device and budget (`models.choosing`)
@@ -168,6 +169,25 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 )
 
 
+#: What stands for a kind until one is chosen; its options are those that every kind has.
+WISH = Kind(
+    name=AUTO,
+    title="Automatic",
+    summary="Kind, preset, augmentation and batch are chosen by the data, the device and the budget.",
+    source="docs/benchmarks.md",
+    options=TrainOptions,
+)
+
+
+def wanted(name: str) -> Kind:
+    """A kind by name, or the wish for one (AUTO).
+
+    Raises:
+        UnknownKind: no kind is called that.
+    """
+    return WISH if name == AUTO else kind(name)
+
+
 def kind(name: str) -> Kind:
     """Look a kind up by name.
 
@@ -195,7 +215,7 @@ def parse_options(kind_name: str, options: Mapping[str, Any], preset: str | None
         UnknownKind: no kind is called that.
         InvalidOption: an option is unknown or out of bounds; the first one found; or no preset is called that.
     """
-    model = kind(kind_name).options if kind_name != AUTO else TrainOptions
+    model = wanted(kind_name).options
     try:
         return model.model_validate({**_preset_options(kind_name, preset), **options})
     except ValidationError as error:
@@ -211,7 +231,7 @@ def parse_options(kind_name: str, options: Mapping[str, Any], preset: str | None
 def _preset_options(kind_name: str, preset: str | None) -> Mapping[str, Any]:
     if preset is None:
         return {}
-    known = {one.name: one.options for one in kind(kind_name).presets} if kind_name != AUTO else {}
+    known = {one.name: one.options for one in wanted(kind_name).presets}
     if preset not in known:
         bounds = "one of: " + ", ".join(known) if known else "none"
         raise InvalidOption("preset", f"{kind_name} has no preset called {preset!r}", bounds)

@@ -2,8 +2,8 @@
 
 oneDNN's gradient of the weights falls to a third of the machine's speed where channels are many and maps are small, as at the
 narrow end of a DCGAN. Written out as patches times gradients it is one product of large matrices, which runs at full speed:
-at 256 to 512 channels, 8 to 4 pixels, batch 64, 53 ms instead of 177 on one core (docs/benchmarks.md). The numbers are the same up
-to rounding, all else is PyTorch's own, and on other devices so is this.
+at 256 to 512 channels, 8 to 4 pixels, batch 64, 53 ms instead of 177 on one core (docs/benchmarks.md). The numbers are the same
+up to rounding, all else is PyTorch's own, and on other devices so is this.
 
 Shapes: N batch, C and O channels, H W pixels of the larger maps, h w of the smaller.
 """

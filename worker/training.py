@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from sqlalchemy.orm import Session
 
 from models.catalog import parse_options
+from models.choosing import choose
 from models.data import PreparedImages
 from models.evaluation import live_measure
 from models.event_log import EventLog, can_log
@@ -30,10 +33,10 @@ log = logging.getLogger(__name__)
 def train_model(run: Run) -> Finish:
     """Train until the budget is spent, going on from the job's last checkpoint; the returned finish names the model."""
     resources, claim = run.resources, run.claim
-    config = _config(run)
     with scratch(resources.settings, claim) as directory:
         prepared = resources.blobs.fetch(f"datasets/{claim.dataset_id}", directory / "data")
         data = PreparedImages.open(prepared)
+        config = _config(run, _settled(run, data))
         needed = footprint(data, config, run.station.device)
         say(run, f"this training needs {needed}")
         check_fits(needed, run.station.device)
@@ -88,8 +91,32 @@ def _finish(session: Session, run: Run, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _config(run: Run) -> TrainingConfig:
-    request, settings = run.claim.request, run.resources.settings
+def _settled(run: Run, data: PreparedImages) -> Mapping[str, Any]:
+    """The request with kind and options settled, and kept like that: whoever goes on with the job does not choose again."""
+    request, budget = run.claim.request, run.claim.request["budget"]
+    choice = choose(
+        request["kind"],
+        request["options"],
+        data.manifest,
+        request["resolution"],
+        torch.device(run.station.device),
+        budget_images=budget.get("images"),
+        budget_s=budget.get("seconds"),
+    )
+    settled = {**request, "kind": choice.kind, "options": choice.options.model_dump(mode="json")}
+    if choice.reasons:
+        with run.resources.database.transaction() as session:
+            jobs.hold(session, run.claim).request = settled
+            model = session.get_one(Model, run.claim.model_id, with_for_update=True)
+            model.kind, model.options = choice.kind, settled["options"]
+            model.metrics = {**model.metrics, "choice": list(choice.reasons)}
+    for reason in choice.reasons:
+        say(run, reason)
+    return settled
+
+
+def _config(run: Run, request: Mapping[str, Any]) -> TrainingConfig:
+    settings = run.resources.settings
     budget = request["budget"]
     return TrainingConfig(
         kind=request["kind"],

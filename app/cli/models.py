@@ -96,6 +96,8 @@ def kinds(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
         console.print(f"[bold]{kind['name']}[/]  {output.plain(kind['title'])}, {sizes} px")
         console.print(f"  {output.plain(kind['summary'])}", soft_wrap=False)
         console.print(f"  [dim]{output.plain(kind['source'])}[/]", soft_wrap=False)
+        for preset in kind["presets"]:
+            console.print(f"  preset [bold]{preset['name']}[/]: {output.plain(preset['summary'])}", soft_wrap=False)
         output.print_table(
             ("  OPTION", "DEFAULT", "BOUNDS", "MEANING"),
             (

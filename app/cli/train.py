@@ -18,8 +18,13 @@ DEFAULT_MINUTES = 10.0
 def train(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id or name of the pictures to learn from.")],
     kind: Annotated[
-        str, typer.Option(metavar="KIND", help="What to train; `darkroom kinds` lists them.")
-    ] = "gan-dcgan",
+        str,
+        typer.Option(metavar="KIND", help="What to train; `darkroom kinds` lists them. (default: chosen by the data)"),
+    ] = "auto",
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Options of the kind that go together; `darkroom kinds` has them."),
+    ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call it. (default: the data set's)")] = None,
     resolution: Annotated[
         int | None, typer.Option(metavar="PX", help="Side of its pictures in pixels. (default: the data set's)")
@@ -57,6 +62,7 @@ def train(
         job = client.train(
             found["id"],
             kind=kind,
+            preset=preset,
             name=name,
             resolution=resolution,
             options=options,

@@ -163,3 +163,26 @@ def test_a_key_of_another_route_is_another_key(service: Service) -> None:
 def test_an_unusable_key_is_refused(service: Service, key: str) -> None:
     response = service.http.post("/v1/trainings", json={"dataset": "ds_1"}, headers={"Idempotency-Key": key})
     assert_problem(response, 422, "invalid_parameter", "Idempotency-Key")
+
+
+def test_what_nobody_names_is_left_to_the_worker(service: Service) -> None:
+    """Given no kind, I expect a wish that holds what was asked for and nothing that was not."""
+    dataset = service.add_dataset()
+    answer = service.http.post(
+        "/v1/trainings", json={"dataset": dataset, "options": {"batch_size": 8}, "budget": {"images": 64}}
+    )
+    assert answer.status_code == 202
+    job = answer.json()
+    assert (job["request"]["kind"], job["request"]["options"]) == ("auto", {"batch_size": 8})
+    refused = service.http.post("/v1/trainings", json={"dataset": dataset, "options": {"base_channels": 8}})
+    assert (refused.status_code, refused.json()["parameter"]) == (422, "/options/base_channels")
+
+
+def test_a_preset_fills_in_what_the_request_leaves_open(service: Service) -> None:
+    dataset = service.add_dataset()
+    body = {"dataset": dataset, "kind": "gan-dcgan", "preset": "quick", "options": {"base_channels": 8}}
+    options = service.http.post("/v1/trainings", json=body).json()["request"]["options"]
+    assert (options["base_channels"], options["loss"]) == (8, "relativistic")
+    refused = service.http.post("/v1/trainings", json={**body, "preset": "slow"})
+    assert refused.status_code == 422
+    assert "quick" in refused.text

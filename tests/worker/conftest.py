@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.catalog import parse_options
+from models.catalog import parse_options, wanted
 from models.data import PreparedImages
 from models.prepare import prepare
 from models.trainer import TrainingConfig, train
@@ -122,6 +122,8 @@ class Desk:
             return job.id
 
     def train_job(self, images: int = 64, kind: str = "gan-dcgan", **options: object) -> str:
+        known = wanted(kind).options.model_fields
+        own = {name: value for name, value in {**SMALL, **options}.items() if name in known}
         with self.resources.database.transaction() as session:
             session.add(_model("mdl_new", kind))
             job = jobs.submit(
@@ -130,7 +132,7 @@ class Desk:
                 {
                     "kind": kind,
                     "resolution": 32,
-                    "options": {**SMALL, **options},
+                    "options": own,
                     "budget": {"images": images},
                     "seed": 3,
                 },

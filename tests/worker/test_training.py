@@ -314,3 +314,18 @@ def test_a_deleted_data_set_fails_the_training_with_a_reason(station: Station, d
     assert model_of(desk).status is ModelStatus.FAILED
     with desk.resources.database.snapshot() as session:
         assert session.get_one(Job, job_id).error_retryable is False
+
+
+def test_auto_is_settled_when_the_training_begins_and_kept(station: Station, desk: Desk) -> None:
+    """Given a wish for few pictures without labels, I expect a kind, complete options and the reasons in job and model."""
+    desk.dataset()
+    training = desk.train_job(images=16, kind="auto", conditional=False, batch_size=4)
+    run_queued(station, Lane.TRAIN, train_model)
+    job = desk.job(training)
+    assert job.status is JobStatus.SUCCEEDED
+    with desk.resources.database.snapshot() as session:
+        model = session.get_one(Model, "mdl_new")
+    assert job.request["kind"] == model.kind == "gan-fewshot"
+    assert job.request["options"] == model.options
+    assert (model.options["batch_size"], model.options["augment"]) == (4, "colour-translation-cutout")
+    assert "unlabelled pictures" in model.metrics["choice"][0]

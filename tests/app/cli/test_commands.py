@@ -129,7 +129,7 @@ def test_a_training_that_fails_ends_the_command_with_1_and_the_reason(run: Run, 
 def test_what_the_service_refuses_ends_the_command_with_2_and_the_remedy(run: Run, service: Service) -> None:
     service.add_dataset()
 
-    ended = run("train", "pets", "--option", "base_channels=0")
+    ended = run("train", "pets", "--kind", "gan-dcgan", "--option", "base_channels=0")
 
     assert ended.status == 2
     assert "base_channels" in ended.err
@@ -267,6 +267,8 @@ def test_a_model_is_measured_and_the_numbers_are_shown(run: Run, service: Servic
         "images_seen": 1000,
         "n": 60,
         "rounds": 1,
+        "seed": 0,
+        "extractor_sha256": "c0ffee" * 10,
         "n_reference": 80,
         "reference": "pets",
         "notes": [],
