@@ -123,6 +123,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                         "as fast.",
                         {
                             "base_channels": 32,
+                            "batch_size": 32,
                             "loss": "relativistic",
                             "penalty": "r1-r2",
                             "penalty_every": 8,

@@ -29,7 +29,7 @@ class HalvingConv2d(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         if _pays(self, maps, maps.shape[-1] // 2):
-            halved: Tensor = _Halving.apply(maps, self.weight)  # type: ignore[no-untyped-call] # torch's own gap
+            halved: Tensor = _Halving.apply(maps, self.weight)
             return halved
         return super().forward(maps)
 
@@ -42,7 +42,7 @@ class DoublingConv2d(nn.ConvTranspose2d):
 
     def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
         if output_size is None and _pays(self, maps, maps.shape[-1]):
-            doubled: Tensor = _Doubling.apply(maps, self.weight)  # type: ignore[no-untyped-call] # torch's own gap
+            doubled: Tensor = _Doubling.apply(maps, self.weight)
             return doubled
         return super().forward(maps, output_size)
 

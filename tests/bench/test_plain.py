@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from bench.peers.plain import LATENT_DIM, discriminator, generator
-from models.catalog import DcganOptions
 from models.gan.dcgan import DcganDiscriminator, DcganGenerator
 from models.objective import Shape
+from models.options import DcganOptions
 
 
 @pytest.mark.parametrize(("resolution", "channels"), [(32, 1), (64, 3)])

@@ -16,7 +16,7 @@ from models.options import DcganOptions, R3Options
 from tests.models.conftest import SMALL, Prepare
 
 CPU = torch.device("cpu")
-SECONDS = {"budget_s": 60.0}
+SECONDS = 60.0  # of budget
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_few_pictures_without_labels_get_the_kind_made_for_them(prepared: Prepare) -> None:
-    choice = choose(AUTO, {}, prepared(8, classes=0).manifest, 32, CPU, **SECONDS)
+    choice = choose(AUTO, {}, prepared(8, classes=0).manifest, 32, CPU, budget_s=SECONDS)
     assert choice.kind == "gan-fewshot"
     assert "8 unlabelled pictures" in choice.reasons[0]
 
@@ -34,7 +34,7 @@ def test_few_pictures_without_labels_get_the_kind_made_for_them(prepared: Prepar
 @pytest.mark.usefixtures("fast")
 def test_what_the_user_asked_for_is_kept(prepared: Prepare) -> None:
     wanted = {"batch_size": "4", "latent_dim": 8, "mirror": True}
-    choice = choose(AUTO, wanted, prepared(8).manifest, 32, CPU, **SECONDS)
+    choice = choose(AUTO, wanted, prepared(8).manifest, 32, CPU, budget_s=SECONDS)
     assert (choice.options.batch_size, choice.options.latent_dim, choice.options.mirror) == (4, 8, True)
 
 
@@ -55,27 +55,27 @@ def test_a_longer_budget_brings_augmentation_and_wider_networks(prepared: Prepar
 
 def test_an_option_of_one_kind_alone_is_refused_where_the_kind_is_open(prepared: Prepare) -> None:
     with pytest.raises(InvalidOption, match="free_nats"):
-        choose(AUTO, {"free_nats": 0}, prepared(8).manifest, 32, CPU, **SECONDS)
+        choose(AUTO, {"free_nats": 0}, prepared(8).manifest, 32, CPU, budget_s=SECONDS)
     with pytest.raises(InvalidOption, match="preset"):
-        choose(AUTO, {}, prepared(8).manifest, 32, CPU, preset="quick", **SECONDS)
+        choose(AUTO, {}, prepared(8).manifest, 32, CPU, preset="quick", budget_s=SECONDS)
 
 
 def test_a_training_that_goes_on_keeps_what_was_chosen(prepared: Prepare) -> None:
     begun = {"kind": "vae-sigma", "options": SMALL["vae-sigma"]}
-    choice = choose(AUTO, {}, prepared(8).manifest, 32, CPU, begun=begun, **SECONDS)
+    choice = choose(AUTO, {}, prepared(8).manifest, 32, CPU, begun=begun, budget_s=SECONDS)
     assert (choice.kind, choice.options.latent_dim, choice.reasons) == ("vae-sigma", 8, ())
 
 
 @pytest.mark.usefixtures("fast")
 def test_the_block_of_r3_is_settled_once(prepared: Prepare) -> None:
     manifest = prepared(8).manifest
-    first = choose("gan-r3", SMALL["gan-r3"], manifest, 32, CPU, **SECONDS)
+    first = choose("gan-r3", SMALL["gan-r3"], manifest, 32, CPU, budget_s=SECONDS)
     assert isinstance(first.options, R3Options)
     assert first.options.block in {"dense", "grouped"}
     assert "images/s" in first.reasons[0]
     other = "dense" if first.options.block == "grouped" else "grouped"
     begun: dict[str, Any] = {"kind": "gan-r3", "options": {**SMALL["gan-r3"], "block": other}}
-    again = choose("gan-r3", SMALL["gan-r3"], manifest, 32, CPU, begun=begun, **SECONDS)
+    again = choose("gan-r3", SMALL["gan-r3"], manifest, 32, CPU, begun=begun, budget_s=SECONDS)
     assert isinstance(again.options, R3Options)
     assert (again.options.block, again.reasons) == (other, ())
 
