@@ -26,6 +26,7 @@ from models.registry import build_objective
 
 FEW_IMAGES = 2_000  # below, a discriminator learns pictures by heart, and what is learnt has to be stretched
 MANY_IMAGES = 5_000_000  # of a budget, from which the wider networks pay
+FEWSHOT_PASSES = 150  # over few pictures, below which a GAN for few shows less than a VAE
 SCARCE_PASSES = 40  # over the data, from which a discriminator has seen it all, and augmentation pays
 STEPS = 20  # that a candidate is timed by
 LONGEST_TRIAL_S = 6.0  # for one candidate, however few steps that is
@@ -88,27 +89,30 @@ def _chosen(
     budget_s: float | None,
 ) -> Choice:
     labelled = bool(manifest.classes) and own.get("conditional") is not False
-    words = f"{manifest.count:,} {'labelled' if labelled else 'unlabelled'} pictures"
-    if manifest.count < FEW_IMAGES and not labelled:
-        options = parse_options("gan-fewshot", own)
-        return Choice("gan-fewshot", options, (f"gan-fewshot with strong augmentation: {words} are few",))
-    quick = parse_options("gan-dcgan", own, "quick")
-    speed = images_per_s("gan-dcgan", quick, shape_of(quick, manifest, resolution), device)
-    spent = min(
-        math.inf if budget_images is None else budget_images, math.inf if budget_s is None else speed * budget_s
-    )
+    few = manifest.count < FEW_IMAGES and not labelled
+    name, preset = ("gan-fewshot", None) if few else ("gan-dcgan", "quick")
+    candidate = parse_options(name, own, preset)
+    speed = images_per_s(name, candidate, shape_of(candidate, manifest, resolution), device)
+    by_time = math.inf if budget_s is None else speed * budget_s
+    spent = min(math.inf if budget_images is None else budget_images, by_time)
     passes = spent / manifest.count
-    reasons = [
-        f"gan-dcgan, preset quick: {words} at {resolution} px and {speed:,.0f} images/s here leave {passes:,.0f} passes"
-    ]
-    chosen: dict[str, Any] = {}
+    found = (
+        f"{manifest.count:,} {'labelled' if labelled else 'unlabelled'} pictures of {resolution} px, "
+        f"each seen {passes:,.0f} times at {speed:,.0f} images/s"
+    )
+    if few and passes < FEWSHOT_PASSES:
+        reason = f"vae-sigma: {found} by gan-fewshot, which needs {FEWSHOT_PASSES}"
+        return Choice("vae-sigma", parse_options("vae-sigma", own), (reason,))
+    if few:
+        return Choice(name, candidate, (f"{name}, with strong augmentation: {found}",))
+    reasons, chosen = [f"{name}, preset {preset}: {found}"], dict(own)
     if passes >= SCARCE_PASSES:
-        chosen["augment"] = "translation"
-        reasons.append(f"augment: translation, since each picture is seen {passes:,.0f} times")
+        chosen.setdefault("augment", "translation")
+        reasons.append(f"augment: translation, from {SCARCE_PASSES} times on")
     if spent >= MANY_IMAGES:
-        chosen["base_channels"] = 64
-        reasons.append(f"base_channels 64: {spent:,.0f} images are enough for wide networks")
-    return Choice("gan-dcgan", parse_options("gan-dcgan", chosen | dict(own), "quick"), tuple(reasons))
+        chosen.setdefault("base_channels", 64)
+        reasons.append(f"base_channels 64: {MANY_IMAGES:,} images are enough for wide networks")
+    return Choice(name, parse_options(name, chosen, preset), tuple(reasons))
 
 
 def images_per_s(kind_name: str, options: TrainOptions, shape: Shape, device: torch.device) -> float:

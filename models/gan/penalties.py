@@ -1,6 +1,7 @@
 """Penalties on the slope of a discriminator at pictures: what keeps the game from running away.
 
-Shapes: N batch, C channels, H W pixels. A discriminator here is a function of pictures alone, float [N, C, H, W] to logits [N].
+Shapes: N batch, C channels, H W pixels, P patches. A discriminator here is a function of pictures alone, float [N, C, H, W] to
+logits [N P]; where it judges patches, the slope is that of their mean, or it would grow with how many there are.
 """
 
 from __future__ import annotations
@@ -25,12 +26,7 @@ def squared_slope(judge: Judge, images: Tensor) -> Tensor:
     Source: Mescheder, Geiger and Nowozin 2018, arXiv:1801.04406, equation (9).
     """
     images = images.detach().requires_grad_(True)
-    return squared_slope_of(judge(images), images)
-
-
-def squared_slope_of(logits: Tensor, images: Tensor) -> Tensor:
-    """The same from logits that were computed from `images` already, which saves judging them twice."""
-    (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    (slope,) = torch.autograd.grad(_each(judge(images), images).sum(), images, create_graph=True)
     return slope.square().sum(dim=(1, 2, 3)).mean()
 
 
@@ -41,7 +37,7 @@ def squared_slope_along(judge: Judge, logits: Tensor, images: Tensor, random: to
 
     Args:
         judge: the discriminator.
-        logits: D(x), [N], with its graph.
+        logits: D(x), [N P], with its graph.
         images: x, float [N, C, H, W].
         random: where the directions are drawn from, on the CPU.
 
@@ -49,7 +45,7 @@ def squared_slope_along(judge: Judge, logits: Tensor, images: Tensor, random: to
     """
     directions = torch.randn(images.shape, generator=random).to(images.device)
     moved = judge(images.detach() + STEP * directions)
-    return ((moved - logits) / STEP).square().mean()
+    return (_each(moved - logits, images) / STEP).square().mean()
 
 
 def unit_slope(judge: Judge, real: Tensor, fake: Tensor, random: torch.Generator) -> Tensor:
@@ -65,5 +61,10 @@ def unit_slope(judge: Judge, real: Tensor, fake: Tensor, random: torch.Generator
     """
     share = torch.rand(len(real), 1, 1, 1, generator=random).to(real.device)
     between = (share * real + (1 - share) * fake).detach().requires_grad_(True)
-    (slope,) = torch.autograd.grad(judge(between).sum(), between, create_graph=True)
+    (slope,) = torch.autograd.grad(_each(judge(between), between).sum(), between, create_graph=True)
     return (slope.square().sum(dim=(1, 2, 3)).add(1e-12).sqrt() - 1).square().mean()
+
+
+def _each(logits: Tensor, images: Tensor) -> Tensor:
+    """One logit [N] for each picture: the mean of its patches'."""
+    return logits.view(len(images), -1).mean(dim=1)

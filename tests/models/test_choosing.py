@@ -25,9 +25,12 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "STEPS", 1)
 
 
-def test_few_pictures_without_labels_get_the_kind_made_for_them(prepared: Prepare) -> None:
-    choice = choose(AUTO, {}, prepared(8, classes=0).manifest, 32, CPU, budget_s=SECONDS)
-    assert choice.kind == "gan-fewshot"
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize(("passes", "kind"), [(choosing.FEWSHOT_PASSES, "gan-fewshot"), (10, "vae-sigma")])
+def test_few_pictures_without_labels_get_the_kind_made_for_them(passes: int, kind: str, prepared: Prepare) -> None:
+    manifest = prepared(8, classes=0).manifest
+    choice = choose(AUTO, {"batch_size": 2}, manifest, 32, CPU, budget_images=8 * passes)
+    assert choice.kind == kind
     assert "8 unlabelled pictures" in choice.reasons[0]
 
 

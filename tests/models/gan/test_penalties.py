@@ -48,3 +48,10 @@ def test_penalties_teach_the_discriminator_and_not_the_pictures() -> None:
     assert isinstance(weight, Tensor)
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0
+
+
+def test_a_judge_of_patches_is_as_steep_as_one_of_pictures() -> None:
+    def patches(images: Tensor) -> Tensor:
+        return _linear(images)[:, None].expand(-1, 16).flatten()
+
+    assert squared_slope(patches, IMAGES).item() == pytest.approx(squared_slope(_linear, IMAGES).item(), rel=1e-5)
