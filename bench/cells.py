@@ -16,6 +16,10 @@ PYTHAE = (
     "pythae-compact",
 )  # the nets that it ships for such pictures, and nets about the size of ours
 AUTO = "auto"  # `--kind auto`: Darkroom picks
+OURS = (
+    *KINDS,
+    *(f"{kind.name}@{preset.name}" for kind in KINDS.values() for preset in kind.presets),
+)  # as kind_of reads it
 SPEED = "training-speed"  # not a trainer: PLAIN and gan-dcgan in turn, only for their images a second
 
 SHORT_S, FASHION_S, PRODUCE_S, TURN_S = 180.0, 360.0, 600.0, 40.0
@@ -34,7 +38,7 @@ _QUICK_OPTIONS = {"base_channels": 8, "batch_size": 16, "latent_dim": 16}
 class Cell:
     """One entry of the results."""
 
-    trainer: str  # a kind of the catalogue, AUTO, SPEED or a peer
+    trainer: str  # one of OURS, AUTO, SPEED or a peer
     image_set: str  # a key of SETS
     resolution: int  # pixels on a side
     budget_s: float | None  # of training; for SPEED of each turn
@@ -91,8 +95,8 @@ class Plan:
         chosen = SETS[image_set]
         options = dict(OPTIONS.get((trainer, image_set), {}))
         by_images = self.images if budget_s == SHORT_S else None
-        if self.quick and trainer in KINDS:
-            fields = KINDS[trainer].options.model_fields
+        if self.quick and trainer in OURS:
+            fields = KINDS[kind_of(trainer)[0]].options.model_fields
             options = {**{name: value for name, value in _QUICK_OPTIONS.items() if name in fields}, **options}
         return Cell(
             trainer=trainer,
@@ -117,14 +121,20 @@ class Plan:
                 if image_set in self.sets:
                     yield from (self.cell(name, image_set, budget_s) for name in contenders())
         for image_set in self.sets:
-            yield from (self.cell(trainer, image_set, SHORT_S) for trainer in (PLAIN, *KINDS, AUTO, compact))
+            yield from (self.cell(trainer, image_set, SHORT_S) for trainer in (PLAIN, *OURS, AUTO, compact))
         if self.images is None:
             for image_set in self.collapse_sets:
-                yield from (self.cell(kind, image_set, SHORT_S, seed) for kind in KINDS for seed in self.seeds)
+                yield from (self.cell(kind, image_set, SHORT_S, seed) for kind in OURS for seed in self.seeds)
         if not self.quick:  # last, since these take the longest, not to train but to fit and to sample
             yield from (self.cell(shipped, image_set, SHORT_S) for image_set in self.sets)
 
 
 def contenders() -> list[str]:
     """Who runs for the named figures: the plain loop, and our kinds but for the one that is made for few pictures."""
-    return [PLAIN, *(name for name in KINDS if name != "gan-fewshot")]
+    return [PLAIN, *(name for name in OURS if kind_of(name)[0] != "gan-fewshot")]
+
+
+def kind_of(trainer: str) -> tuple[str, str | None]:
+    """A kind (or AUTO) and a preset of it: `gan-dcgan@quick` is both."""
+    kind, _, preset = trainer.partition("@")
+    return kind, preset or None

@@ -9,6 +9,7 @@ from typing import Any
 from bench.cells import (
     AUTO,
     FASHION_S,
+    OURS,
     PLAIN,
     PRODUCE_S,
     PYTHAE,
@@ -20,7 +21,6 @@ from bench.cells import (
     contenders,
 )
 from bench.results import Results
-from models.catalog import KINDS
 
 COLLAPSED_COVERAGE = 0.1  # of the floor's, below which a training has collapsed
 COLLAPSED_ALIKE = 0.5  # of the way from the floor's MS-SSIM of pairs to 1, above which it has
@@ -75,7 +75,7 @@ class Figures:
             figures += self._variational(name)
         figures += [*self._fewshot(), self._control()]
         figures += [self._auto(name) for name in self._plan.sets]
-        figures += [self._steady(kind) for kind in KINDS]
+        figures += [self._steady(kind) for kind in OURS]
         return figures
 
     def _measured(self, trainer: str, image_set: str, budget_s: float, seed: int = 0) -> _Measured | None:
@@ -144,7 +144,7 @@ class Figures:
     def _control(self) -> Figure:
         """How often the label that was asked for is read, by the best kind, at its longest budget."""
         name, bar = "classifier agrees with the label, fashion-mnist, best kind", "≥ 0.9"
-        found = [self._measured(kind, "fashion-mnist", budget_s) for kind in KINDS for budget_s in (FASHION_S, SHORT_S)]
+        found = [self._measured(kind, "fashion-mnist", budget_s) for kind in OURS for budget_s in (FASHION_S, SHORT_S)]
         read = [one for one in found if one is not None and "control_accuracy" in one.values]
         if not read:
             return _missing(name, bar, "a kind that takes labels")
@@ -157,7 +157,7 @@ class Figures:
         return _ratio(
             f"auto ÷ best kind, FD-domain, {image_set}",
             self._measured(AUTO, image_set, SHORT_S),
-            self._best(list(KINDS), image_set, SHORT_S),
+            self._best(OURS, image_set, SHORT_S),
             "fd_domain",
             1.15,
         )

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.cells import AUTO, PYTHAE, QUICK_LESSON_IMAGES, QUICK_SET_IMAGES, TURNS, Cell, Plan
+from bench.cells import OURS, PYTHAE, QUICK_LESSON_IMAGES, QUICK_SET_IMAGES, TURNS, Cell, Plan, kind_of
 from bench.figures import Figure, Figures
 from bench.results import ROOT, Results, cores
 from bench.running import ChildFailed, Runner
@@ -129,10 +129,8 @@ def _cannot_run(cell: Cell) -> str | None:
     """Why a cell cannot be run here and now; None: it can."""
     if cell.trainer in PYTHAE and importlib.util.find_spec("pythae") is None:
         return "pythae is not installed; bench/README.md says how"
-    if cell.trainer == AUTO:
-        return "there is no `auto` yet"
-    if cell.trainer in KINDS:
-        kind, resolution = KINDS[cell.trainer], SETS[cell.image_set].resolution
+    if cell.trainer in OURS:
+        kind, resolution = KINDS[kind_of(cell.trainer)[0]], SETS[cell.image_set].resolution
         if resolution not in kind.resolutions:
             return f"{kind.name} makes no pictures of {resolution} px"
     return None
