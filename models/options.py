@@ -185,6 +185,7 @@ class VaeSigmaOptions(TrainOptions):
 class VaeGanOptions(VaeSigmaOptions):
     """Options of `vae-gan`."""
 
+    batch_size: int = Field(32, ge=2, le=1024, description="Images in one training step.")
     discriminator_channels: int = Field(32, ge=4, le=256, description="Width of the patch discriminator.")
     discriminator_learning_rate: float = Field(
         4e-4, gt=0, le=0.1, description="Adam's step size for the patch discriminator."
