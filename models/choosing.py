@@ -27,7 +27,9 @@ from models.registry import build_objective
 FEW_IMAGES = 2_000  # below, a discriminator learns pictures by heart, and what is learnt has to be stretched
 MANY_IMAGES = 5_000_000  # of a budget, from which the wider networks pay
 FEWSHOT_PASSES = 150  # over few pictures, below which a GAN for few shows less than a VAE
-SCARCE_PASSES = 40  # over the data, from which a discriminator has seen it all, and augmentation pays
+SCARCE_PASSES = (
+    200  # over the data, from which a discriminator has seen it all; at 20, augmentation cost more than it gave
+)
 STEPS = 20  # that a candidate is timed by
 LONGEST_TRIAL_S = 6.0  # for one candidate, however few steps that is
 
