@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,24 +21,18 @@ from torch import Tensor
 from models.catalog import MAX_SEED
 from models.data import PreparedImages, TrainingImages
 from models.errors import InvalidOption, NotComparable, TooFewImages
-from models.evaluation.accuracy import LEAST_PER_CLASS, LESSON_IMAGES, classifier_accuracy_score
+from models.evaluation.comparing import Plan, compare
 from models.evaluation.extractor import Extractor, fingerprint
-from models.evaluation.frechet import frechet_distance
 from models.evaluation.gallery import Gallery
-from models.evaluation.kernel import kernel_distance
 from models.evaluation.memorisation import memorisation
-from models.evaluation.neighbours import manifold
 from models.evaluation.pictures import Pictures, asked_labels
 from models.evaluation.progress import OnProgress, Progress, ShouldStop
-from models.evaluation.reading import control_accuracy, inception_score
 from models.evaluation.report import MEASURES, Evaluation, Score
-from models.evaluation.similarity import mean_pairwise_similarity
-from models.evaluation.sliced import patch_distance
 from models.evaluation.split import split
 from models.evaluation.strips import Neighbour, Suspect, find_suspects
 from models.generator import Generator
 from models.manifest import Manifest
-from models.randomness import derived_generator, derived_seed
+from models.randomness import derived_seed
 from models.sampling import SampleItem, Sampler
 
 LEAST_PART = 8  # images in any set that is measured: the neighbourhoods of density and coverage need more than 5
@@ -46,24 +40,6 @@ MOST_REAL = 10_000  # of any part of the real images; more cost memory and chang
 MOST_GENERATED = 50_000
 FEW = 500  # reference images, below which a Fréchet distance says more about N than about the model
 _MADE_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Which of the measures apply."""
-
-    paired: bool  # pairs are compared within classes, and labels are read: the model was asked for the data's classes
-    readable: bool  # the extractor knows the classes
-    classes: int  # that a new classifier is taught; 0: none
-    device: torch.device
-
-    def teaches(self, count: int) -> bool:
-        """Whether so many pictures are enough to learn their classes from."""
-        return self.paired and self.classes > 1 and count >= LEAST_PER_CLASS * self.classes
-
-    def lesson_pictures(self, count: int) -> int:
-        """What a lesson costs, in pictures of other work."""
-        return LESSON_IMAGES // 2 if self.teaches(count) else 0
 
 
 def evaluate(
@@ -111,7 +87,7 @@ def evaluate(
     size = min(n, len(control))
     rounds = n // size
     asked, of_class = asked_labels(generator, data.manifest, n, seed)
-    plan = _Plan(
+    plan = Plan(
         paired=of_class is not None,
         readable=extractor.card.classes is not None,
         classes=len(data.manifest.classes or ()) if compared.manifest.classes == data.manifest.classes else 0,
@@ -132,16 +108,14 @@ def evaluate(
     generated = Pictures(images, features, outputs, of_class)
 
     floors: dict[str, float] = {}
-    for name, value, pictures in _measured(
-        floor_pictures, theirs, plan, derived_seed(seed, "floor"), progress.stopping
-    ):
+    for name, value, pictures in compare(floor_pictures, theirs, plan, derived_seed(seed, "floor"), progress.stopping):
         floors[name] = value
         progress.advance(pictures)
     values: dict[str, list[float]] = {name: [] for name in floors}
     for number in range(rounds):
         of_round = plan if number == 0 else replace(plan, classes=0)  # one lesson is enough
         of_it = generated.part(number * size, size)
-        for name, value, pictures in _measured(
+        for name, value, pictures in compare(
             of_it, theirs, of_round, derived_seed(seed, "round", number), progress.stopping
         ):
             values[name].append(value)
@@ -169,41 +143,6 @@ def evaluate(
         images_per_s=images_per_s,
         elapsed_s=time.monotonic() - started,
     )
-
-
-def _measured(
-    pictures: Pictures, reference: Pictures, plan: _Plan, seed: int, should_stop: ShouldStop | None
-) -> Iterator[tuple[str, float, int]]:
-    """Each measure's name and value, and what work it was, in pictures."""
-    count = len(pictures)
-    yield "fd_domain", frechet_distance(pictures.features, reference.features), round(0.05 * count)
-    random = derived_generator(seed, "subsets")
-    yield "kid", kernel_distance(pictures.features, reference.features, random=random)[0], round(0.25 * count)
-    yield "swd", patch_distance(pictures.images, reference.images, seed=seed), round(0.4 * count)
-    lie = manifold(reference.features, pictures.features)
-    yield "precision", lie.precision, round(0.2 * count)
-    yield "recall", lie.recall, 0
-    yield "density", lie.density, 0
-    yield "coverage", lie.coverage, 0
-    labels = pictures.labels if plan.paired else None
-    pairs = mean_pairwise_similarity(pictures.images, labels, random=derived_generator(seed, "pairs"))
-    yield "ms_ssim", pairs, round(0.1 * count)
-    if plan.readable:
-        yield "is_domain", inception_score(pictures.outputs), 0
-        if labels is not None:
-            yield "control_accuracy", control_accuracy(pictures.outputs, labels), 0
-    if plan.teaches(count) and labels is not None and reference.labels is not None:
-        accuracy = classifier_accuracy_score(
-            pictures.images,
-            labels,
-            reference.images,
-            reference.labels,
-            classes=plan.classes,
-            seed=seed,
-            device=plan.device,
-            should_stop=should_stop,
-        )
-        yield "classifier_accuracy_score", accuracy, plan.lesson_pictures(count)
 
 
 def _real(loaded: TrainingImages, chosen: Tensor, extractor: Extractor, progress: Progress) -> Pictures:
@@ -292,7 +231,7 @@ def _finite(values: dict[str, list[float]], floors: dict[str, float], name: str)
 
 
 def _notes(
-    n_reference: int, seen: bool, generator: Generator | Gallery, of_class: Tensor | None, plan: _Plan
+    n_reference: int, seen: bool, generator: Generator | Gallery, of_class: Tensor | None, plan: Plan
 ) -> Iterator[str]:
     if n_reference < FEW:
         yield f"Only {n_reference} reference images: FD-domain is rough and its floor is high; trust KID more."
