@@ -25,7 +25,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
 CMD ["darkroom", "api"]
 
 FROM base AS worker
-RUN pip install -c constraints.txt '.[worker,export,tensorboard]'
+RUN pip install -c constraints.txt '.[worker,export,tensorboard,fid]'
 COPY store store
 COPY models models
 COPY worker worker

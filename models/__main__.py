@@ -23,7 +23,16 @@ from models.config import TrainingConfig
 from models.console import INTERRUPTED, Device, Json, errors, interruptible, progress, say
 from models.data import PreparedImages
 from models.errors import InvalidOption, NoCheckpoint, UnknownLabel
-from models.evaluation import MEASURES, MOST_GENERATED, Evaluation, evaluate, kept_extractor, live_measure, strips
+from models.evaluation import (
+    MEASURES,
+    MOST_GENERATED,
+    Evaluation,
+    Inception,
+    evaluate,
+    kept_extractor,
+    live_measure,
+    strips,
+)
 from models.event_log import FOLDER, EventLog, can_log
 from models.export import export
 from models.footprint import check_fits, footprint
@@ -257,6 +266,12 @@ def evaluate_command(
         int, typer.Option("-n", metavar="N", min=8, max=MOST_GENERATED, help="Pictures to generate.")
     ] = 4000,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the first picture; the others count up.")] = 0,
+    inception_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--inception", metavar="FILE", help="torch-fidelity's Inception weights, to take FID and IS as well."
+        ),
+    ] = None,
     strips_path: Annotated[
         Path | None,
         typer.Option(
@@ -270,6 +285,7 @@ def evaluate_command(
         generator = Generator.load(_model_directory(model), device)
         prepared = PreparedImages.open(data)
         others = None if against is None else PreparedImages.open(against)
+        inception = None if inception_path is None else Inception.load(inception_path, device)
         learning = shown.add_task("learning the data", total=None, note="", visible=False)
         measuring = shown.add_task("measuring", total=None, note="")
         extractor = kept_extractor(
@@ -286,6 +302,7 @@ def evaluate_command(
             against=others,
             n=count,
             seed=seed,
+            inception=inception,
             on_progress=lambda done, total: shown.update(measuring, completed=done, total=total),
             should_stop=interrupted,
         )
@@ -357,10 +374,12 @@ def _show(evaluation: Evaluation) -> None:
     table.add_row(*copies[: len(table.columns)])
     console.print(table)
     rounds = "" if evaluation.rounds == 1 else f" in each of {evaluation.rounds} rounds"
+    file = evaluation.inception_sha256
+    inception = "" if file is None else f", Inception file {file[:12]}"
     say(
         f"{evaluation.kind} after {evaluation.images_seen:,} images: N = {evaluation.n:,}{rounds} against "
         f"{evaluation.n_reference:,} pictures of {evaluation.reference}; floor: as many real ones in their place\n"
-        f"extractor {evaluation.extractor_sha256[:12]} ({evaluation.extractor_lesson}); "
+        f"extractor {evaluation.extractor_sha256[:12]} ({evaluation.extractor_lesson}){inception}; "
         f"{evaluation.images_per_s:,.0f} pictures/s generated, {evaluation.elapsed_s:.0f} s in all"
     )
     for note in evaluation.notes:

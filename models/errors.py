@@ -26,10 +26,11 @@
     │   └── UnknownLabel            the generator has no class of that number or name
     ├── EvaluationError             a model that cannot be measured by this data
     │   ├── TooFewImages            fewer than any measure can be taken from
-    │   └── NotComparable           model and data are of different sizes or colours
+    │   ├── NotComparable           model and data are of different sizes or colours
+    │   └── BadInceptionFile        what FID and IS should be taken with holds no such weights
+    ├── MissingPackage              an extra of this package is needed and not installed
     └── ExportError                 a model that cannot be handed on
         ├── TargetExists            something is where the export should be written
-        ├── MissingPackage          what writes or checks this format is not installed
         └── ExportDiffers           what was written does not develop the same pictures
 
 Each message names the offending value and what to do about it. This module imports nothing.
@@ -205,16 +206,20 @@ class NotComparable(EvaluationError):
     """Model and data, or two data sets, are of different sizes or colours."""
 
 
+class BadInceptionFile(EvaluationError):
+    """A file that FID and IS should be taken with is absent or holds something else."""
+
+
+class MissingPackage(ModelsError):
+    """An extra of this package is needed and not installed."""
+
+
 class ExportError(ModelsError):
     """A model cannot be handed on."""
 
 
 class TargetExists(ExportError):
     """Something is where the export should be written; nothing is ever overwritten."""
-
-
-class MissingPackage(ExportError):
-    """What writes or checks this format is not installed."""
 
 
 class ExportDiffers(ExportError):

@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     torch_threads: int = Field(
         0, ge=0, description="Threads of a CPU worker's tensor operations. 0: PyTorch's own choice."
     )
+    inception_file: Path | None = Field(
+        None,
+        description="File of torch-fidelity's Inception weights: evaluations then give FID and IS too (extra `fid`). "
+        "Empty: neither.",
+    )
     provenance: bool = Field(
         True,
         description="Write into every PNG that it is generated: seed and model, IPTC source type, and the AIGC label.",
@@ -154,12 +159,12 @@ class Settings(BaseSettings):
             raise ValueError("this is no URL of a Redis; write redis://:password@host:6379/0")
         return value
 
-    @field_validator("blobs_dir", "import_root", "tensorboard_dir", mode="before")
+    @field_validator("blobs_dir", "import_root", "inception_file", "tensorboard_dir", mode="before")
     @classmethod
     def _none_if_empty(cls, value: object) -> object:
         return None if value == "" else value  # and not the directory that we happen to run in
 
-    @field_validator("data_dir", "blobs_dir", "import_root", "tensorboard_dir")
+    @field_validator("data_dir", "blobs_dir", "import_root", "inception_file", "tensorboard_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Children of the launcher may run elsewhere, so a relative path is fixed once, here.

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from models.data import PreparedImages
-from models.evaluation import Extractor, evaluate, find_extractor, strips, train_extractor
+from models.evaluation import Extractor, Inception, evaluate, find_extractor, strips, train_extractor
 from models.generator import Generator
 from store.keys import strips_key
 from store.records import Model
@@ -26,6 +26,8 @@ def evaluate_model(run: Run) -> Finish:
     """
     resources, claim, device = run.resources, run.claim, run.station.device
     assert claim.checkpoint is not None
+    file = resources.settings.inception_file
+    inception = None if file is None else Inception.load(file, device)
     with scratch(resources.settings, claim) as directory:
         generator = Generator.load(resources.blobs.fetch(claim.checkpoint, directory / "model"), device)
         prepared = resources.blobs.fetch(f"datasets/{claim.dataset_id}", directory / "data")
@@ -50,6 +52,7 @@ def evaluate_model(run: Run) -> Finish:
             against=against,
             n=claim.request["n"],
             seed=claim.request["seed"],
+            inception=inception,
             on_progress=_Share(run, begin, 100.0).report,
             should_stop=run.should_stop,
         )

@@ -79,10 +79,12 @@ def print_evaluation(evaluation: JsonObject) -> None:
     output.print_table(("MEASURE", "VALUE", "FLOOR", "BETTER"), rows, empty="Nothing could be measured.")
     notes = output.notes()
     rounds = f" in each of {evaluation['rounds']} rounds" if evaluation["rounds"] > 1 else ""
+    file = evaluation.get("inception_sha256")  # not in evaluations of before
+    inception = f" and Inception file {file[:12]}" if file is not None else ""
     notes.print(
         f"After {output.amount(evaluation['images_seen'])} images: N = {output.amount(evaluation['n'])}{rounds}, against "
         f"{output.amount(evaluation['n_reference'])} real pictures of {output.plain(evaluation['reference'])}, "
-        f"from seed {evaluation['seed']}, by extractor {evaluation['extractor_sha256'][:12]}. "
+        f"from seed {evaluation['seed']}, by extractor {evaluation['extractor_sha256'][:12]}{inception}. "
         "The floor is what as many real pictures score."
     )
     for note in evaluation["notes"]:

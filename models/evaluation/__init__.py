@@ -2,6 +2,7 @@
 
 from models.evaluation.extractor import Extractor, find_extractor, kept_extractor, train_extractor
 from models.evaluation.gallery import Gallery
+from models.evaluation.inception import Inception
 from models.evaluation.live import LiveMeasure, live_measure
 from models.evaluation.measuring import MOST_GENERATED, evaluate
 from models.evaluation.quick import QUICK_N, QuickMeasure, QuickScores
@@ -15,6 +16,7 @@ __all__ = [
     "Evaluation",
     "Extractor",
     "Gallery",
+    "Inception",
     "LiveMeasure",
     "Measure",
     "QuickMeasure",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from models.evaluation import inception
 from models.evaluation.accuracy import LEAST_PER_CLASS, LESSON_IMAGES, classifier_accuracy_score
 from models.evaluation.frechet import frechet_distance
 from models.evaluation.kernel import kernel_distance
@@ -54,6 +55,9 @@ def compare(
     yield "recall", lie.recall, 0
     yield "density", lie.density, 0
     yield "coverage", lie.coverage, 0
+    if pictures.inception is not None and reference.inception is not None:
+        yield "fid", frechet_distance(pictures.inception.features, reference.inception.features), inception.WORK
+        yield "inception_score", inception.inception_score(pictures.inception.logits), 0
     labels = pictures.labels if plan.paired else None
     pairs = mean_pairwise_similarity(pictures.images, labels, random=derived_generator(seed, "pairs"))
     yield "ms_ssim", pairs, round(0.1 * count)

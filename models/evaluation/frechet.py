@@ -27,6 +27,8 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     Source: Heusel et al. 2017, arXiv:1706.08500, equation (6); the form with the symmetric product is that of Dowson and
     Landau 1982.
     """
+    if min(len(first), len(second)) < first.shape[1]:
+        return _from_few(first, second)
     (first_mean, first_covariance), (second_mean, second_covariance) = moments(first), moments(second)
     return frechet_distance_of_moments(first_mean, first_covariance, second_mean, second_covariance)
 
@@ -50,6 +52,22 @@ def frechet_distance_of_moments(
     cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
     between = (first_mean - second_mean).square().sum()
     return max(0.0, float(between + first_covariance.trace() + second_covariance.trace() - 2 * cross))
+
+
+def _from_few(first: Tensor, second: Tensor) -> float:
+    """The same distance of fewer images than features, without a matrix of features by features.
+
+    With Σ₁ = AᵀA and Σ₂ = BᵀB the trace of the root is the sum of the singular values of ABᵀ, which is only [N, M].
+    """
+    if min(len(first), len(second)) < 2:
+        raise ValueError(f"a covariance needs at least two images, got {min(len(first), len(second))}")
+    means, factors = [], []
+    for features in (first.double(), second.double()):
+        means.append(features.mean(dim=0))
+        factors.append((features - means[-1]) / (len(features) - 1) ** 0.5)
+    cross = torch.linalg.svdvals(factors[0] @ factors[1].T).sum()
+    between = (means[0] - means[1]).square().sum()
+    return max(0.0, float(between + factors[0].square().sum() + factors[1].square().sum() - 2 * cross))
 
 
 def _root(covariance: Tensor) -> Tensor:

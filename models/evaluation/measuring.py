@@ -24,6 +24,7 @@ from models.errors import InvalidOption, NotComparable, TooFewImages
 from models.evaluation.comparing import Plan, compare
 from models.evaluation.extractor import Extractor, fingerprint
 from models.evaluation.gallery import Gallery
+from models.evaluation.inception import FEATURES, WORK, Inception
 from models.evaluation.memorisation import memorisation
 from models.evaluation.pictures import Pictures, asked_labels
 from models.evaluation.progress import OnProgress, Progress, ShouldStop
@@ -50,6 +51,7 @@ def evaluate(
     against: PreparedImages | None = None,
     n: int = 4000,
     seed: int = 0,
+    inception: Inception | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Evaluation:
@@ -63,6 +65,7 @@ def evaluate(
             are left out. None: the reference part of `data`, which a training on all of it has seen.
         n: pictures to generate.
         seed: of the first picture; the others count up.
+        inception: to take FID and IS with as well. None: neither is.
         on_progress: called as the work goes on.
         should_stop: asked every few hundred pictures and before each measure.
 
@@ -94,18 +97,23 @@ def evaluate(
         device=extractor.network.mean.device,
     )
     total = len(study) + len(reference) + 2 * len(control) + 3 * n + 2 * plan.lesson_pictures(size)
+    if inception is not None:
+        total += WORK * (len(reference) + len(control) + n + rounds + 1)
     progress = Progress(total, on_progress, should_stop)
 
     loaded = data.load(generator.resolution)
-    theirs = _real(loaded if against is None else against.load(generator.resolution), reference, extractor, progress)
-    floor_pictures = _real(loaded, control, extractor, progress)
+    theirs = _real(
+        loaded if against is None else against.load(generator.resolution), reference, extractor, progress, inception
+    )
+    floor_pictures = _real(loaded, control, extractor, progress, inception)
     study_features = _real(loaded, study, extractor, progress).features
     made_at = time.monotonic()
     images = _generate(generator, asked, n, seed, progress)
     images_per_s = generator.images_per_s if isinstance(generator, Gallery) else n / (time.monotonic() - made_at)
     features, outputs = extractor.read(images, should_stop=progress.stopping)
     progress.advance(n)
-    generated = Pictures(images, features, outputs, of_class)
+    seen = None if inception is None else inception.read(images, progress)
+    generated = Pictures(images, features, outputs, of_class, seen)
 
     floors: dict[str, float] = {}
     for name, value, pictures in compare(floor_pictures, theirs, plan, derived_seed(seed, "floor"), progress.stopping):
@@ -137,20 +145,24 @@ def evaluate(
         extractor_lesson=extractor.card.lesson,
         extractor_seed=extractor.card.seed,
         scores={name: _score(values[name], floors[name]) for name in MEASURES if _finite(values, floors, name)},
+        inception_sha256=None if inception is None else inception.sha256,
         memorisation=copies,
         suspects=suspects,
-        notes=tuple(_notes(len(theirs), against is None, generator, of_class, plan)),
+        notes=tuple(_notes(theirs, size, against is None, generator, of_class, plan)),
         images_per_s=images_per_s,
         elapsed_s=time.monotonic() - started,
     )
 
 
-def _real(loaded: TrainingImages, chosen: Tensor, extractor: Extractor, progress: Progress) -> Pictures:
-    """Some of a data set's pictures, seen by the extractor."""
+def _real(
+    loaded: TrainingImages, chosen: Tensor, extractor: Extractor, progress: Progress, inception: Inception | None = None
+) -> Pictures:
+    """Some of a data set's pictures, seen by the extractor and, where there is one, by Inception."""
     images = loaded.pixels[chosen]
     features, outputs = extractor.read(images, should_stop=progress.stopping)
     progress.advance(len(chosen))
-    return Pictures(images, features, outputs, None if loaded.labels is None else loaded.labels[chosen])
+    labels = None if loaded.labels is None else loaded.labels[chosen]
+    return Pictures(images, features, outputs, labels, None if inception is None else inception.read(images, progress))
 
 
 def _generate(generator: Generator | Gallery, labels: Tensor | None, n: int, seed: int, progress: Progress) -> Tensor:
@@ -231,10 +243,15 @@ def _finite(values: dict[str, list[float]], floors: dict[str, float], name: str)
 
 
 def _notes(
-    n_reference: int, seen: bool, generator: Generator | Gallery, of_class: Tensor | None, plan: Plan
+    theirs: Pictures, size: int, seen: bool, generator: Generator | Gallery, of_class: Tensor | None, plan: Plan
 ) -> Iterator[str]:
-    if n_reference < FEW:
-        yield f"Only {n_reference} reference images: FD-domain is rough and its floor is high; trust KID more."
+    if len(theirs) < FEW:
+        yield f"Only {len(theirs)} reference images: FD-domain is rough and its floor is high; trust KID more."
+    if theirs.inception is not None and min(size, len(theirs)) <= FEATURES:
+        yield (
+            f"FID compares {size:,} pictures with {len(theirs):,}, no more than there are features ({FEATURES:,}): "
+            "set it beside its floor alone, and not beside numbers from papers, which take 50,000."
+        )
     if seen:
         yield (
             "A training on the whole data set has seen the reference images too; "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.evaluation.gallery import Gallery
+from models.evaluation.inception import Seen
 from models.generator import Generator
 from models.manifest import Manifest
 from models.randomness import derived_generator
@@ -27,6 +28,8 @@ class Pictures:
         Tensor | None
     )  # int64 [N], by the extractor's classes: of real pictures theirs, of generated those asked for
 
+    inception: Seen | None = None  # None: no Inception file was given
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -34,7 +37,8 @@ class Pictures:
         """`size` pictures from `start` on."""
         chosen = slice(start, start + size)
         labels = None if self.labels is None else self.labels[chosen]
-        return Pictures(self.images[chosen], self.features[chosen], self.outputs[chosen], labels)
+        seen = None if self.inception is None else self.inception.part(start, size)
+        return Pictures(self.images[chosen], self.features[chosen], self.outputs[chosen], labels, seen)
 
 
 def asked_labels(

@@ -36,6 +36,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             Measure("is_domain", "IS-domain", "near the floor", "Are readings clear, and all classes there?"),
             Measure("control_accuracy", "control accuracy", "higher", "Is it what was asked for?"),
             Measure("classifier_accuracy_score", "classifier accuracy score", "higher", "Do they teach the classes?"),
+            Measure("fid", "FID", "lower", "As FD-domain, with the features that papers use."),
+            Measure("inception_score", "IS", "near the floor", "As IS-domain, with Inception's classes, in ten parts."),
         )
     }
 )
@@ -67,6 +69,7 @@ class Evaluation:
     extractor_lesson: str  # "labels" or "contrast"
     extractor_seed: int  # of its lesson
     scores: dict[str, Score]  # by name, in the order of MEASURES; those that apply
+    inception_sha256: str | None  # of the file that FID and IS are taken with; None: no file, and neither of them
     memorisation: Memorisation
     suspects: tuple[Suspect, ...]  # generated pictures nearest to training pictures, the nearest first
     notes: tuple[str, ...]  # what one should know before believing the numbers, in sentences

@@ -45,7 +45,7 @@ def test_a_perfect_generator_scores_about_the_floor(
     monkeypatch.setattr("models.evaluation.accuracy.LESSON_IMAGES", 2000)
     found = evaluate(album_generator(Album(control(data), labels), CLASSES), data, extractor, n=200)
     values, floors = _values(found), _floors(found)
-    assert set(values) == set(MEASURES)
+    assert set(values) == set(MEASURES) - {"fid", "inception_score"}
     assert values["fd_domain"] < 3 * floors["fd_domain"]
     assert abs(values["kid"]) < 0.2
     assert values["swd"] < 2 * floors["swd"]
