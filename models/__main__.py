@@ -22,6 +22,7 @@ from models.choosing import choose
 from models.config import TrainingConfig
 from models.console import INTERRUPTED, Device, Json, errors, interruptible, progress, say
 from models.data import PreparedImages
+from models.distributed import check_together, train_on
 from models.errors import InvalidOption, NoCheckpoint, UnknownLabel
 from models.evaluation import (
     MEASURES,
@@ -41,7 +42,7 @@ from models.generator import CARD, Generator
 from models.png import encode, grid
 from models.prepare import prepare
 from models.sampling import SampleItem, Sampler
-from models.trainer import Outcome, Tick, train
+from models.trainer import Outcome, Tick
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -135,10 +136,20 @@ def train_command(
             metavar="SHARE", help="Of the images that are not learnt from, so that overfitting shows. 0: none."
         ),
     ] = 0.0,
-    device: Device = "cpu",
+    devices: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            "--devices",
+            metavar="DEVICE[,DEVICE]",
+            help="Where to compute: cpu, cuda, or several that share each batch: cuda:0,cuda:1.",
+        ),
+    ] = "cpu",
     as_json: Json = False,
 ) -> None:
     with errors(as_json):
+        together = [name.strip() for name in devices.split(",")]
+        device = together[0]
         prepared = PreparedImages.open(data)
         found = checkpoint.latest(run)
         side = resolution or _resolution(kind_name, prepared.manifest.resolution)
@@ -167,8 +178,9 @@ def train_command(
             on_trouble=cast(OnTrouble, on_trouble),  # checked there
             held_out=held_out,
         )
+        check_together(together, config.options.batch_size)
         needed = footprint(prepared, config, device)
-        say(f"needs {needed}")
+        say(f"needs {needed}" + ("" if len(together) == 1 else ", less for each device that shares the batch"))
         check_fits(needed, device)
         with interruptible() as interrupted, progress() as shown:
             lesson = shown.add_task("learning the data", total=None, note="", visible=False)
@@ -202,11 +214,11 @@ def train_command(
                 shown.update(bar, completed=tick.fraction, note=_note(tick, scores))
 
             with events or nullcontext():
-                outcome = train(
-                    prepared,
+                outcome = train_on(
+                    together,
+                    data,
                     config,
                     run,
-                    device=device,
                     measure=live.measure,
                     on_tick=on_tick,
                     should_stop=interrupted,

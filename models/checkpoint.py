@@ -119,7 +119,7 @@ def save(
     Raises:
         CheckpointError: the disk is full, or may not be written to.
     """
-    path = run_dir / f"ckpt-{record.images_seen:012d}"
+    path = path_of(run_dir, record.images_seen)
     if path.exists():
         shutil.rmtree(path)  # only one that latest() passed over can stand where training has come to again
     with whole_directory(path) as directory:
@@ -130,6 +130,11 @@ def save(
         if old not in dear:
             shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def path_of(run_dir: Path, images_seen: int) -> Path:
+    """Where a run's checkpoint after so many images lies, if there is one."""
+    return run_dir / f"ckpt-{images_seen:012d}"
 
 
 def write_scores(directory: Path, scores: Mapping[str, float]) -> None:

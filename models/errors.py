@@ -17,7 +17,8 @@
     │   └── InvalidOption           an option is unknown, of the wrong type or out of bounds
     ├── TrainingError               training cannot start, or cannot go on
     │   ├── DoesNotFit              it would take more memory than there is
-    │   └── TrainingDiverged        a loss is no longer a finite number
+    │   ├── TrainingDiverged        a loss is no longer a finite number
+    │   └── RankLost                one of the processes of a training on several devices died or failed
     ├── CheckpointError             a checkpoint or a model cannot be loaded
     │   ├── NoCheckpoint            there is none
     │   ├── BadCheckpoint           it is torn, damaged or of another training
@@ -168,6 +169,24 @@ class TrainingDiverged(TrainingError):
         )
         self.losses = losses
         self.images_seen = images_seen
+
+
+class RankLost(TrainingError):
+    """One of the processes of a training on several devices died or failed, and the others were ended.
+
+    Args:
+        rank: its number.
+        device: where it computed.
+        what: what became of it, in words.
+    """
+
+    def __init__(self, rank: int, device: str, what: str) -> None:
+        super().__init__(
+            f"process {rank} of the training, on {device}, {what}; the last checkpoint is kept, so go on by the same "
+            "command, with a smaller batch_size if memory ran out, or on fewer devices"
+        )
+        self.rank = rank
+        self.device = device
 
 
 class CheckpointError(ModelsError):

@@ -8,7 +8,7 @@ Shapes: N batch, C channels, H W pixels, D latent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -34,13 +34,20 @@ class Batch:
     labels: Tensor | None  # int64 [N]; None when the networks are not told labels
     latents: Tensor  # float, standard normal, [N, D]
     random: torch.Generator  # on the CPU, for every other draw; its state is part of a checkpoint
-    images_seen: int = 0  # before this step
+    images_seen: int = 0  # before this step, by all ranks
     fraction: float = 0.0  # of the budget that is spent, 0 to 1: what schedules go by
+
+    ranks: int = 1  # processes that learn from a batch like this each, at the same time (`models.ranks`)
+
+    @property
+    def size(self) -> int:
+        """Images in this step, of all ranks."""
+        return len(self.images) * self.ranks
 
     @property
     def number(self) -> int:
         """How many steps came before this one."""
-        return self.images_seen // len(self.images)
+        return self.images_seen // self.size
 
 
 @dataclass(frozen=True)
@@ -62,14 +69,15 @@ class Phase:
     hyperparameters: Callable[[float], Hyperparameters]  # when so much of the budget is spent, 0 to 1
 
     def learn(
-        self, batch: Batch, *, share: float = 1.0, reduce: Callable[[nn.Module], None] | None = None
+        self, batch: Batch, *, share: float = 1.0, reduce: Callable[[Sequence[Tensor]], None] | None = None
     ) -> dict[str, Tensor]:
         """Take one step.
 
         Args:
             batch: what to learn from.
             share: what the step size is multiplied with, beside its schedule.
-            reduce: called on the module between gradients and step; None: nothing is to be done there.
+            reduce: called between gradients and step on all gradients and the losses (float, of any shapes), and may change
+                them in place; None: nothing is to be done there.
 
         Returns:
             the losses, detached.
@@ -79,11 +87,13 @@ class Phase:
             group["lr"], group["betas"] = chosen.learning_rate * share, chosen.betas
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.losses(batch)
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call] # torch's own gap
+        each = torch.stack(list(losses.values()))
+        each.sum().backward()  # type: ignore[no-untyped-call] # torch's own gap
+        each = each.detach()
         if reduce is not None:
-            reduce(self.module)
+            reduce([*(weight.grad for weight in self.module.parameters() if weight.grad is not None), each])
         self.optimizer.step()
-        return {name: loss.detach() for name, loss in losses.items()}
+        return dict(zip(losses, each.unbind(), strict=True))
 
 
 class Objective(Protocol):

@@ -10,6 +10,7 @@ stopping and going on at any step gives the bits of a run that never stopped.
 
 from __future__ import annotations
 
+import enum
 import logging
 import time
 from collections import deque
@@ -19,22 +20,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from models import checkpoint
 from models.appraisal import Appraisals, Scorer
 from models.checkpoint import Checkpoint
 from models.config import TrainingConfig
 from models.data import PreparedImages
-from models.errors import TrainingDiverged
+from models.errors import BadCheckpoint, TrainingDiverged
 from models.preview import write_preview
+from models.ranks import ALONE, Ranks
 from models.remedies import MOST_ROLLBACKS, Rollback, next_remedy
 from models.training import Training
 from models.trouble import Finding, not_finite
 from models.watch import Watch
 
-__all__ = ["Outcome", "Tick", "TrainingConfig", "train"]
+__all__ = ["Outcome", "Tick", "TrainingConfig", "follow", "train"]
+
+Rollbacks: TypeAdapter[tuple[Rollback, ...]] = TypeAdapter(tuple[Rollback, ...])
 
 log = logging.getLogger(__name__)
+
+
+class Word(enum.IntEnum):
+    """What rank 0 tells the others to do next."""
+
+    END = 0
+    STEP = 1
+    GO_BACK = 2  # the rollbacks of the training, as JSON, come next; the last one says how far
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,7 @@ def train(
     measure: Scorer | None = None,
     on_tick: Callable[[Tick], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train until the budget is spent, going on from the newest checkpoint in `run_dir` if there is one.
 
@@ -95,6 +109,7 @@ def train(
         on_tick: called about every config.tick_interval_s, and for every checkpoint and preview; what it raises ends the
             training at once.
         should_stop: asked before every step; once True, a checkpoint is written and train() returns.
+        ranks: where several processes train together, that of the one that leads; the others follow().
 
     Raises:
         OptionError: kind, options, resolution and data do not fit together.
@@ -104,16 +119,69 @@ def train(
             checkpoint is kept.
         CheckpointError: a checkpoint cannot be written.
     """
-    training = Training(data, config, torch.device(device))
-    found = checkpoint.latest(run_dir)
-    if found is not None:
-        training.restore(found)
+    training, found = _opened(data, config, run_dir, torch.device(device), ranks)
     loop = _Loop(training, run_dir, Appraisals(measure, config), on_tick, should_stop)
     while True:
         try:
             return loop.run(found)
         except _Setback as setback:
             found = loop.go_back(setback.finding, setback.remedy)
+
+
+def follow(
+    data: PreparedImages, config: TrainingConfig, run_dir: Path, *, device: str | torch.device, ranks: Ranks
+) -> None:
+    """Take the steps of a training that rank 0 leads by train(), and go back where it does, until it ends.
+
+    Rank 0's clock decides, for schedules that go by seconds as well.
+
+    Args:
+        data: as for train().
+        config: as for train().
+        run_dir: as for train(); it is only read.
+        device: where this rank computes.
+        ranks: this rank's place.
+
+    Raises:
+        ModelsError: as train().
+    """
+    training, _ = _opened(data, config, run_dir, torch.device(device), ranks)
+    while True:
+        word, elapsed_s = ranks.from_first(Word.END, 0.0)
+        if word == Word.END:
+            return
+        if word == Word.GO_BACK:
+            rollbacks = Rollbacks.validate_json(ranks.text_from_first())
+            back_to = rollbacks[-1].back_to
+            training.roll_back(checkpoint.load(checkpoint.path_of(run_dir, back_to)) if back_to else None, rollbacks)
+            _meet(training, run_dir)
+        else:
+            training.elapsed_s = elapsed_s
+            training.step()
+
+
+def _opened(
+    data: PreparedImages, config: TrainingConfig, run_dir: Path, device: torch.device, ranks: Ranks
+) -> tuple[Training, Checkpoint | None]:
+    """A training as of the newest checkpoint, the same one on every rank."""
+    training = Training(data, config, device, ranks)
+    found = checkpoint.latest(run_dir)
+    if found is not None:
+        training.restore(found)
+    _meet(training, run_dir)
+    return training, found
+
+
+def _meet(training: Training, run_dir: Path) -> None:
+    """Wait for all ranks to have read their checkpoint: before that, rank 0 may not sweep any away.
+
+    Raises:
+        BadCheckpoint: they read different ones.
+    """
+    mean = torch.tensor([training.images_seen], dtype=torch.float64)
+    training.ranks.average([mean])
+    if round(mean.item()) != training.images_seen:
+        raise BadCheckpoint(f"the processes of this training read different checkpoints in {run_dir}; start it again")
 
 
 class _Setback(Exception):
@@ -168,7 +236,11 @@ class _Loop:
         back_to = found.record.images_seen if found is not None else 0
         rollback = Rollback(trouble=finding.name, seen_at=training.images_seen, back_to=back_to, options=remedy)
         log.warning("%s (%s)", rollback.says, finding.says)
-        training.roll_back(found, (*training.rollbacks, rollback))
+        rollbacks = (*training.rollbacks, rollback)
+        training.ranks.from_first(Word.GO_BACK, training.elapsed_s)
+        training.ranks.text_from_first(Rollbacks.dump_json(rollbacks).decode())
+        training.roll_back(found, rollbacks)
+        _meet(training, self._run_dir)
         self._rollback = rollback
         return found
 
@@ -220,6 +292,7 @@ class _Loop:
                 self._tell(rate, fraction, losses, gauges, scores, written, preview)
                 tick_at = time.monotonic()
                 if ending:
+                    training.ranks.from_first(Word.END, training.elapsed_s)
                     assert saved is not None
                     return Outcome(
                         finished=finished,
@@ -235,6 +308,7 @@ class _Loop:
                 for finding in troubles:
                     if remedy := self._remedy(finding):
                         raise _Setback(finding, remedy)
+            training.ranks.from_first(Word.STEP, training.elapsed_s)
             training.step()
 
     def _tell(

@@ -29,6 +29,7 @@ from models.options import TrainOptions
 from models.plateau import Plateau
 from models.prior import QUICK, THOROUGH, MixturePrior, fit_prior
 from models.randomness import EndlessShuffle, derived_generator, derived_seed
+from models.ranks import ALONE, Ranks
 from models.registry import build_objective
 from models.remedies import Rollback, remedied
 
@@ -48,16 +49,21 @@ class Training:
         data: what to learn.
         config: what to train; the seed decides every weight and every draw.
         device: where to compute.
+        ranks: this process's place among those that train together.
 
     Raises:
         OptionError: kind, options, resolution and data do not fit together.
         DataError: the data cannot be used at this resolution.
     """
 
-    def __init__(self, data: PreparedImages, config: TrainingConfig, device: torch.device) -> None:
+    def __init__(
+        self, data: PreparedImages, config: TrainingConfig, device: torch.device, ranks: Ranks = ALONE
+    ) -> None:
         manifest = data.manifest
         kind(config.kind).check(config.resolution, manifest.channels)
         self.asked = config  # what was asked for; self.config has remedies in it
+        self.ranks = ranks
+        self._share = ranks.share(config.options.batch_size)
         self.classes = told_classes(config.options, manifest.classes)
         self.fingerprint = _fingerprint(data)
         self.channels = manifest.channels
@@ -113,30 +119,50 @@ class Training:
         batch = self._next_batch(options)
         self.objective.gauges.clear()
         for phase in self.objective.phases:
-            losses = phase.learn(batch, share=self.plateau.share)
+            losses = phase.learn(batch, share=self.plateau.share, reduce=self.ranks.average)
             self._loss_means.add(losses)
             if options.schedule == "plateau" and phase is self.objective.phases[0]:
                 self.plateau.add(torch.stack(list(losses.values())).sum(), self.images_seen + options.batch_size)
+        if self.ranks.count > 1:
+            self._average_what_was_watched()
         self._gauge_means.add(self.objective.gauges)
         self.images_seen += options.batch_size
         self.average.update(self.objective.generator, images_seen=self.images_seen, batch_size=options.batch_size)
 
+    def _average_what_was_watched(self) -> None:
+        """Give every rank the mean gauges, and the mean running statistics of batch normalisation.
+
+        Batches are normalised by each rank's own statistics, as in DistributedDataParallel.
+        """
+        gauges = [gauge for gauge in self.objective.gauges.values() if isinstance(gauge, Tensor)]
+        buffers = [buffer for phase in self.objective.phases for buffer in phase.module.buffers()]
+        self.ranks.average([*gauges, *(buffer for buffer in buffers if buffer.is_floating_point())])
+
     def _next_batch(self, options: TrainOptions) -> Batch:
-        """The next batch_size images of the endless shuffle, each mirrored or not, and fresh latents."""
-        size = options.batch_size
+        """The next batch_size images of the endless shuffle, each mirrored or not, and fresh latents: this rank's share.
+
+        What is drawn here is drawn for the whole batch, the same on every rank, so that their random states stay the same.
+        """
+        size, ranks = options.batch_size, self.ranks
         latents = torch.randn(size, options.latent_dim, generator=self.random)  # on the CPU: the same on every device
-        images, labels = self.images.batch(self.learnt[self.order.at(self.images_seen, size)])
+        images, labels = self.images.batch(self.learnt[self.order.at(self.images_seen, size)[self._share]])
         if options.mirror:
-            mirrored = torch.rand(size, generator=self.random) < 0.5
+            mirrored = (torch.rand(size, generator=self.random) < 0.5)[self._share]
             images = torch.where(mirrored.to(self.device)[:, None, None, None], images.flip(3), images)
         return Batch(
             images=images.contiguous(memory_format=torch.channels_last),
             labels=None if self.classes is None else labels,
-            latents=latents.to(self.device, non_blocking=True),
-            random=self.random,
+            latents=latents[self._share].to(self.device, non_blocking=True),
+            random=self.random if ranks.count == 1 else self._own_random(),
             images_seen=self.images_seen,
             fraction=self.config.fraction(self.images_seen, self.elapsed_s),
+            ranks=ranks.count,
         )
+
+    def _own_random(self) -> torch.Generator:
+        """Where one of several ranks draws from in this step, besides what all draw alike; begun anew in each step, so that no
+        state of it has to be kept."""
+        return derived_generator(self.config.seed, "step", self.images_seen, "rank", self.ranks.rank)
 
     def read_losses(self) -> dict[str, float]:
         """The mean losses since the last call; until the next step, those of the call before.

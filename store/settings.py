@@ -80,6 +80,11 @@ class Settings(BaseSettings):
         ["auto"],
         description="Devices to pin workers to: `auto` (every CUDA device, else the CPU), `cpu`, or a list `cuda:0,cuda:1`.",
     )
+    train_devices: Literal["each", "all"] = Field(
+        "each",
+        description="`each`: every device trains a model of its own. `all`: the host's CUDA devices train one model together, "
+        "each batch shared among them.",
+    )
     io_workers: int = Field(1, ge=1, description="Processes that import data sets, on each host.")
     drain_s: float = Field(
         20.0, gt=0, description="Time that workers get to finish or hand back their work at SIGTERM."

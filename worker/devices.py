@@ -49,6 +49,36 @@ class Device:
 CPU = Device(None)
 
 
+@dataclass(frozen=True)
+class Pinned:
+    """What one process has to itself: a device, or several CUDA devices that train together.
+
+    Args:
+        devices: at least one; of several, all are CUDA's.
+    """
+
+    devices: tuple[Device, ...]
+
+    @property
+    def name(self) -> str:
+        """As in worker names: `cpu`, `cuda1`, `cuda0+1`."""
+        if len(self.devices) == 1:
+            return self.devices[0].name.replace(":", "")
+        return "cuda" + "+".join(str(device.index) for device in self.devices)
+
+    @property
+    def torch_names(self) -> list[str]:
+        """What the process calls them: it sees no others."""
+        if len(self.devices) == 1:
+            return [self.devices[0].torch_name]
+        return [f"cuda:{number}" for number in range(len(self.devices))]
+
+    def pin(self, visible: str | None) -> dict[str, str]:
+        """Return the variables that leave a child these devices alone; as for Device.pin."""
+        each = [device.pin(visible) for device in self.devices]
+        return {**each[0], "CUDA_VISIBLE_DEVICES": ",".join(one["CUDA_VISIBLE_DEVICES"] for one in each)}
+
+
 def chosen(setting: Sequence[str], cuda_count: int) -> list[Device]:
     """Return the devices to use.
 

@@ -12,7 +12,7 @@ from store.processes import Program, Supervisor
 from store.queue import Lane
 from store.resources import Resources
 from store.settings import Settings, load_settings
-from worker.devices import CPU, Device, chosen, count_cuda, visible_devices
+from worker.devices import CPU, Device, Pinned, chosen, count_cuda, visible_devices
 from worker.reconcile import reconcile
 
 log = logging.getLogger(__name__)
@@ -36,18 +36,24 @@ def main() -> int:
 
 
 def programs(settings: Settings, resources: Resources, devices: list[Device]) -> list[Program]:
-    """Return the workers of this host: io without a device, then a sampler and a trainer for each device."""
-    io = [_program(resources, Lane.IO, CPU, number) for number in range(settings.io_workers)]
-    return io + [_program(resources, lane, device) for device in devices for lane in (Lane.SAMPLE, Lane.TRAIN)]
+    """Return the workers of this host: io without a device, then a sampler and a trainer for each device, or a sampler for
+    each and one trainer for all."""
+    io = [_program(resources, Lane.IO, Pinned((CPU,)), number) for number in range(settings.io_workers)]
+    each = [Pinned((device,)) for device in devices]
+    if settings.train_devices == "all":
+        samplers = [_program(resources, Lane.SAMPLE, pinned) for pinned in each]
+        return [*io, *samplers, _program(resources, Lane.TRAIN, Pinned(tuple(devices)))]
+    return io + [_program(resources, lane, pinned) for pinned in each for lane in (Lane.SAMPLE, Lane.TRAIN)]
 
 
-def _program(resources: Resources, lane: Lane, device: Device, number: int = 0) -> Program:
-    kind = f"{lane.value}-{number}" if lane is Lane.IO else f"{lane.value}-{device.name.replace(':', '')}"
+def _program(resources: Resources, lane: Lane, pinned: Pinned, number: int = 0) -> Program:
+    kind = f"{lane.value}-{number}" if lane is Lane.IO else f"{lane.value}-{pinned.name}"
 
     def argv() -> list[str]:
         # A name of its own for each start: a lease can tell the dead worker from its successor.
         name = f"{kind}-{secrets.token_hex(4)}@{socket.gethostname()}"
-        command = [sys.executable, "-m", "worker.main", "--lane", lane.value, "--device", device.torch_name]
+        command = [sys.executable, "-m", "worker.main", "--lane", lane.value]
+        command += ["--device", ",".join(pinned.torch_names)]
         return [*command, "--name", name]
 
     def on_exit(argv: list[str], _code: int) -> None:
@@ -57,7 +63,7 @@ def _program(resources: Resources, lane: Lane, device: Device, number: int = 0) 
         except StoreError as error:
             log.warning("jobs of %s wait for their leases to run out: %s", argv[-1], error)
 
-    return Program(kind, argv, env=device.pin(visible_devices()), on_exit=on_exit)
+    return Program(kind, argv, env=pinned.pin(visible_devices()), on_exit=on_exit)
 
 
 if __name__ == "__main__":

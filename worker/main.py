@@ -25,7 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Works through one lane until SIGTERM; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m worker.main", description=__doc__)
     parser.add_argument("--lane", type=Lane, choices=list(Lane), required=True, help="which jobs to work on")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda for the one CUDA device that is visible")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu, cuda for the one CUDA device that is visible, or cuda:0,cuda:1 to train on all",
+    )
     parser.add_argument("--name", required=True, help="the worker's unique name; leases carry it")
     arguments = parser.parse_args(argv)
     try:
@@ -40,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     resources = Resources.open(settings)
     try:
         with Heartbeat(resources) as heartbeat:
-            work(Station(arguments.name, resources, heartbeat, arguments.device), arguments.lane)
+            device, *further = arguments.device.split(",")
+            work(Station(arguments.name, resources, heartbeat, device, tuple(further)), arguments.lane)
     finally:
         resources.close()
     return 0
@@ -63,7 +68,7 @@ def work(station: Station, lane: Lane) -> None:
         station.draining.set()
 
     def ready(**_: object) -> None:
-        log.info("ready for %s jobs on %s", lane.value, station.device)
+        log.info("ready for %s jobs on %s", lane.value, ", ".join([station.device, *station.further]))
         station.resources.ring(lane)  # whatever was queued while nobody listened
         if reconciler is not None:
             reconciler.start()

@@ -34,12 +34,16 @@ Finish = Callable[[Session], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Station:
-    """One worker process: what it is called, what it is attached to, and where its tensors live."""
+    """One worker process: what it is called, what it is attached to, and where its tensors live.
+
+    A trainer may have `further` devices, which share the work of its trainings; everything else is done on the first.
+    """
 
     owner: str
     resources: Resources
     heartbeat: Heartbeat
     device: str = "cpu"
+    further: tuple[str, ...] = ()
     draining: threading.Event = field(default_factory=threading.Event)  # set at SIGTERM: finish or hand back, soon
 
 

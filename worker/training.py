@@ -15,10 +15,12 @@ from sqlalchemy.orm import Session
 from models.catalog import parse_options
 from models.choosing import choose
 from models.data import PreparedImages
+from models.distributed import train_on
 from models.evaluation import live_measure
 from models.event_log import EventLog, can_log
 from models.footprint import check_fits, footprint
-from models.trainer import Outcome, Tick, TrainingConfig, train
+from models.ranks import most_sharing
+from models.trainer import Outcome, Tick, TrainingConfig
 from store import curves, jobs, kept
 from store.events import Notice
 from store.records import Model
@@ -61,11 +63,11 @@ def train_model(run: Run) -> Finish:
                 events.on_tick(tick)
 
         with events or nullcontext():
-            outcome = train(
-                data,
+            outcome = train_on(
+                _together(run, config),
+                prepared,
                 config,
                 run_dir,
-                device=run.station.device,
                 measure=live.measure,
                 on_tick=on_tick,
                 should_stop=run.should_stop,
@@ -131,6 +133,18 @@ def _config(run: Run, request: Mapping[str, Any]) -> TrainingConfig:
         evaluation_interval_s=settings.evaluation_interval_s,
         patience=request.get("patience"),
     )
+
+
+def _together(run: Run, config: TrainingConfig) -> list[str]:
+    """The devices that the training is shared among: as many of the worker's as its batch can be dealt out to evenly."""
+    devices, batch_size = [run.station.device, *run.station.further], config.options.batch_size
+    chosen = devices[: most_sharing(batch_size, len(devices))]
+    if len(chosen) < len(devices):
+        say(
+            run,
+            f"trained on {len(chosen)} of {len(devices)} devices, since no more can share {batch_size} images evenly",
+        )
+    return chosen
 
 
 def _event_log(run: Run, images_seen: int) -> EventLog | None:

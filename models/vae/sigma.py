@@ -171,7 +171,7 @@ class VaeSigmaObjective:
 
         Watched beside it: sigma in units of [-1, 1], the KL divergence without weight or free bits, and its weight.
         """
-        warmth = warm_up(batch.images_seen + len(batch.images), self.options.kl_warmup_images)
+        warmth = warm_up(batch.images_seen + batch.size, self.options.kl_warmup_images)
         with torch.no_grad():
             self.gauges |= {
                 "sigma": best_variance(F.mse_loss(pictures, batch.images)).sqrt(),

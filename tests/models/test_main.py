@@ -65,6 +65,14 @@ def test_pictures_become_a_model_and_new_pictures(folder: Path, tmp_path: Path) 
     assert out.read_bytes() == first, "a class by its number, a checkpoint by its name: the same pictures"
 
 
+def test_devices_that_cannot_share_a_batch_are_refused_at_once(folder: Path, tmp_path: Path) -> None:
+    _run("prepare", folder, tmp_path / "data")
+    refused = _run("train", tmp_path / "data", tmp_path / "run", "--images", "8", *TINY, "--devices", "cpu,cpu,cpu")
+    assert refused.exit_code == 1
+    assert "8 images cannot be shared by 3 devices" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_people_are_told_what_was_made_and_what_comes_next(folder: Path, tmp_path: Path) -> None:
     prepared = _run("prepare", folder, tmp_path / "data")
     assert "12 images in 2 classes, 32x32 grey" in prepared.stderr

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from store.errors import SettingsError
-from worker.devices import CPU, Device, chosen
+from worker.devices import CPU, Device, Pinned, chosen
 
 
 def test_auto_takes_every_cuda_device_and_else_the_cpu() -> None:
@@ -35,3 +35,16 @@ def test_a_child_sees_its_device_alone_also_within_what_we_may_see(
 ) -> None:
     assert device.pin(visible)["CUDA_VISIBLE_DEVICES"] == expected
     assert device.torch_name == ("cpu" if device.index is None else "cuda")
+
+
+def test_a_child_with_several_devices_sees_them_alone_and_numbers_them_anew() -> None:
+    pinned = Pinned((Device(0), Device(2)))
+    assert pinned.pin("4,5,GPU-ab12")["CUDA_VISIBLE_DEVICES"] == "4,GPU-ab12"
+    assert pinned.pin(None)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert pinned.torch_names == ["cuda:0", "cuda:1"]
+    assert pinned.name == "cuda0+2"
+
+
+def test_a_child_with_one_device_is_pinned_to_it() -> None:
+    assert Pinned((CPU,)).pin("4,5") == CPU.pin("4,5")
+    assert (Pinned((Device(1),)).torch_names, Pinned((Device(1),)).name) == (["cuda"], "cuda1")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from models.errors import NoUsableImages
+from models.errors import NoUsableImages, RankLost
 from store import jobs
 from store.errors import BlobsUnavailable, LeaseLost, StorageFull
 from store.queue import Lane
@@ -58,6 +58,7 @@ def test_all_queued_jobs_of_the_lane_are_run_in_order_by_one_bell(station: Stati
     ("error", "code", "retryable"),
     [
         (NoUsableImages("nothing"), "no_usable_images", False),
+        (RankLost(1, "cuda:1", "died (signal 9)"), "rank_lost", True),
         (StorageFull("full"), "storage_full", True),
         (MemoryError("too much"), "out_of_memory", True),
         (ZeroDivisionError("oh"), "internal", True),

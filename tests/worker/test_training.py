@@ -74,6 +74,16 @@ def changed(station: Station, **settings: object) -> Station:
     )
 
 
+def test_a_job_is_trained_on_all_devices_that_its_batch_can_be_shared_among(station: Station, desk: Desk) -> None:
+    """Given three devices and batches of 8, when a job is trained, I expect two of them to share the work, and to be told."""
+    desk.dataset()
+    job_id = desk.train_job(images=32)
+    run_queued(dataclasses.replace(station, further=("cpu", "cpu")), Lane.TRAIN, train_model)
+    assert desk.job(job_id).status is JobStatus.SUCCEEDED
+    assert model_of(desk).images_seen == 32
+    assert {"note", "metrics", "preview", "progress", "done"} <= set(desk.events(job_id))
+
+
 def kept_checkpoints(desk: Desk) -> list[TrainingCheckpoint]:
     with desk.resources.database.snapshot() as session:
         return kept.read_checkpoints(session, "mdl_new")
