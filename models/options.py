@@ -200,9 +200,9 @@ class VaeGanOptions(VaeSigmaOptions):
         1.0, ge=0, le=100, description="The adversarial gradient's size against that of all the rest. 0: no adversary."
     )
     adversary_from: float = Field(
-        0.25, ge=0, le=1, description="Share of the budget after which the adversary's voice begins to count."
+        0.1, ge=0, le=1, description="Share of the budget after which the adversary's voice begins to count."
     )
     gamma: float = Field(1.0, ge=0, le=1000, description="Weight of R1 and R2 on the patch discriminator (gamma / 2).")
     penalty_every: int = Field(
-        4, ge=1, le=64, description="Steps from one penalty to the next, each then that much heavier."
+        8, ge=1, le=64, description="Steps from one penalty to the next, each then that much heavier."
     )
