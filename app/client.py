@@ -125,6 +125,8 @@ class Client:
         options: Mapping[str, Any] | None = None,
         seed: int | None = None,
         patience: int | None = None,
+        on_trouble: str | None = None,
+        held_out: float | None = None,
         promote_best: bool | None = None,
     ) -> JsonObject:
         """Starts a training and returns its job.
@@ -139,11 +141,14 @@ class Client:
             options: the kind's own options.
             seed: of everything random; None: the service chooses.
             patience: measurements without a better FD-domain that end it; None: none do.
+            on_trouble: note, stop or rollback; None: the service chooses.
+            held_out: share of the pictures that are not learned from; None: none.
             promote_best: whether the model ends as its best checkpoint; None: the service chooses.
         """
         body = {"dataset": dataset_id, "kind": kind, "budget": dict(budget), "options": dict(options or {})}
-        optional = {"preset": preset, "name": name, "resolution": resolution, "seed": seed}
+        optional: JsonObject = {"preset": preset, "name": name, "resolution": resolution, "seed": seed}
         optional |= {"patience": patience, "promote_best": promote_best}
+        optional |= {"on_trouble": on_trouble, "held_out": held_out}
         return self._json("POST", "/v1/trainings", json=body | _given(optional))
 
     def trainings(self, *, limit: int | None = None) -> list[JsonObject]:

@@ -73,7 +73,8 @@ class Model(BaseModel):
         "while it is the newest."
     )
     metrics: dict[str, Any] = Field(
-        description="The last losses, gauges and scores, the training's speed, and as `evaluation` the last measuring of it."
+        description="The last losses, gauges, scores and troubles, the training's speed, notes on what was done about "
+        "troubles, and as `evaluation` the last measuring of it."
     )
     can_generate: bool = Field(description="Whether it has weights yet; also true while it is still learning.")
     preview: str | None = Field(

@@ -94,6 +94,18 @@ class Training(BaseModel):
         le=catalog.MAX_PATIENCE,
         description="End before the budget does, when so many measurements in a row found no better FD-domain. Default: never.",
     )
+    on_trouble: catalog.OnTrouble = Field(
+        "note",
+        description="What to do about collapse, overfitting or losses that are not finite: note them in the model's metrics, "
+        "stop, or rollback: go back to the last healthy checkpoint and on with one remedy more, at most three times.",
+    )
+    held_out: float = Field(
+        0.0,
+        ge=0,
+        le=catalog.MAX_HELD_OUT,
+        allow_inf_nan=False,
+        description="Share of the pictures that are not learned from, so that overfitting can be told for certain.",
+    )
     promote_best: bool = Field(
         True,
         description="At the end, let the model be its best checkpoint by FD-domain, where that is clearly better; "
@@ -159,7 +171,7 @@ def create_training(resources: Attached, body: Training, idempotency_key: Idempo
             "options": model.options,
             "budget": body.budget.model_dump(exclude_none=True),
             "seed": seed,
-            **body.model_dump(include={"patience", "promote_best"}, exclude_defaults=True),
+            **body.model_dump(include={"patience", "on_trouble", "held_out", "promote_best"}, exclude_defaults=True),
         }
         return jobs.submit(
             session,

@@ -264,7 +264,7 @@ class _Loop:
             now = time.monotonic()
             training.elapsed_s = now - self._started
             fraction = config.fraction(training.images_seen, training.elapsed_s)
-            in_vain = appraisals.in_vain or (config.on_trouble == "stop" and bool(watch.findings))
+            in_vain = appraisals.in_vain or (config.on_trouble == "stop" and bool(watch.certain))
             finished = fraction >= 1 or in_vain
             ending = finished or (self._should_stop is not None and self._should_stop())
             measure_due = (finished or not ending) and appraisals.due(ending=finished)
@@ -305,7 +305,7 @@ class _Loop:
                         troubles=troubles,
                         rollbacks=training.rollbacks,
                     )
-                for finding in troubles:
+                for finding in watch.certain:
                     if remedy := self._remedy(finding):
                         raise _Setback(finding, remedy)
             training.ranks.from_first(Word.STEP, training.elapsed_s)

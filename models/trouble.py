@@ -48,10 +48,11 @@ class Finding:
     name: Trouble
     says: str  # a sentence for people, with the numbers and what to do
     images_seen: int
+    certain: bool = True  # False: a guess, which is told but never acted on
 
     def to_json(self) -> dict[str, Any]:
         """This finding as JSON values."""
-        return {"name": self.name.value, "says": self.says, "images_seen": self.images_seen}
+        return {**vars(self), "name": self.name.value}
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,7 @@ def overfitted(watched: Sequence[Moment], *, pictures: int, absolute: bool) -> F
         f"{last.values['R_t']:.2f}, {last.images_seen / pictures:.0f} epochs); it may know them by heart: train with "
         "augment, or hold some out to be certain",
         last.images_seen,
+        certain=False,
     )
 
 

@@ -76,11 +76,16 @@ class Watch:
         for finding in self.findings:
             if finding.name not in known:
                 log.warning("%s after %s images: %s", finding.name.value, f"{images_seen:,}", finding.says)
-        if checkpoint is not None and not self.findings:
+        if checkpoint is not None and not self.certain:
             self.sound = checkpoint
             if scores is not None and not any(detector(self._measured, confirmed=1) for detector in OF_SCORES):
                 self.proven = checkpoint
         return self.findings
+
+    @property
+    def certain(self) -> tuple[Finding, ...]:
+        """The findings that something may be done about."""
+        return tuple(finding for finding in self.findings if finding.certain)
 
     def refuge(self, finding: Finding) -> Path | None:
         """The checkpoint to go back to; None: there is none but the beginning."""

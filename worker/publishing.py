@@ -35,6 +35,11 @@ class Publisher:
     def on_tick(self, tick: Tick) -> None:
         """Publish all that a tick tells."""
         run, claim = self._run, self._run.claim
+        if tick.rollback is not None:
+            run.resources.tell(Notice(claim.job_id, "note", {"text": tick.rollback.says}))
+            with run.resources.database.transaction() as session:
+                jobs.hold(session, claim)
+                curves.cut_back(session, claim.model_id or "", tick.images_seen)
         if tick.checkpoint is not None:
             self.publish_checkpoint(tick.checkpoint, tick.images_seen, tick.losses, tick)
         if tick.preview is not None:
@@ -52,6 +57,7 @@ class Publisher:
             "gauges": tick.gauges,
             "images_per_s": tick.images_per_s,
             **({"scores": tick.scores} if tick.scores is not None else {}),
+            **({"troubles": [finding.to_json() for finding in tick.troubles]} if tick.troubles else {}),
         }
         run.resources.tell(Notice(claim.job_id, "metrics", told))
 
@@ -94,11 +100,14 @@ class Publisher:
         prefix = f"models/{claim.model_id}/{images_seen:012d}-{claim.fence}"
         for path in sorted(directory.iterdir()):
             blobs.put_file(f"{prefix}/{path.name}", path)
-        classes = Generator.load(directory).classes
+        card = Generator.load(directory).card
         scores = tick.scores if tick is not None else None
         with database.transaction() as session:
             jobs.advance(session, claim, images_seen)
             model = session.get_one(Model, claim.model_id, with_for_update=True)
+            kept.cut_back(session, model.id, images_seen)  # later ones are of what was rolled back
+            if model.promoted is not None and model.promoted > images_seen:
+                model.promoted = None
             rows = kept.add_checkpoint(
                 session,
                 model,
@@ -108,8 +117,8 @@ class Publisher:
                 now=database.now(session),
                 most=KEPT_CHECKPOINTS,
             )
-            model.classes = classes
-            model.metrics = {**model.metrics, **_metrics(losses, images_seen, tick)}
+            model.classes = card.classes
+            model.metrics = {**model.metrics, **_metrics(losses, images_seen, tick), "notes": list(card.notes)}
             left = {row.blob for row in rows}
             pinned = set(
                 session.scalars(
@@ -159,6 +168,7 @@ def _metrics(losses: Mapping[str, float], images_seen: int, tick: Tick | None) -
     metrics: dict[str, Any] = {"losses": dict(losses)}
     if tick is not None:
         metrics |= {"images_per_s": tick.images_per_s, "gauges": tick.gauges}
+        metrics["troubles"] = [finding.to_json() for finding in tick.troubles]
         if tick.scores is not None:
             metrics["scores"] = {"images_seen": images_seen, **tick.scores}
     return metrics

@@ -89,6 +89,8 @@ def _finish(session: Session, run: Run, outcome: Outcome) -> dict[str, Any]:
         "images_seen": outcome.images_seen,
         "promoted": model.promoted,
         "gave_up": outcome.gave_up,
+        "troubles": [finding.to_json() for finding in outcome.troubles],
+        "rollbacks": [rollback.model_dump(mode="json") for rollback in outcome.rollbacks],
         "metrics": model.metrics,
     }
 
@@ -132,6 +134,8 @@ def _config(run: Run, request: Mapping[str, Any]) -> TrainingConfig:
         evaluation_share=settings.evaluation_share,
         evaluation_interval_s=settings.evaluation_interval_s,
         patience=request.get("patience"),
+        on_trouble=request.get("on_trouble", "note"),
+        held_out=request.get("held_out", 0.0),
     )
 
 

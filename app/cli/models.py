@@ -124,6 +124,8 @@ def print_model(model: JsonObject) -> None:
             ("learned from", output.plain(model.get("dataset_name") or model.get("dataset"))),
             ("images seen", output.amount(model["images_seen"])),
             ("losses", output.losses(model.get("metrics"))),
+            ("troubles", _told(model, "troubles")),
+            ("notes", _told(model, "notes")),
             ("options", output.plain(", ".join(f"{name}={_word(value)}" for name, value in options.items())) or None),
             ("seed", str(model["seed"]) if model.get("seed") is not None else None),
             ("created", output.moment(model["created_at"])),
@@ -148,3 +150,9 @@ def _bounds(option: dict[str, Any]) -> str:
         for sign, bound in ((least, low), (most, high))
         if bound is not None
     )
+
+
+def _told(model: JsonObject, what: str) -> str | None:
+    """Sentences of a model's metrics, as one text; None where there are none."""
+    found = (model.get("metrics") or {}).get(what) or []
+    return " ".join(one["says"] if isinstance(one, dict) else str(one) for one in found) or None

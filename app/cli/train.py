@@ -11,6 +11,7 @@ from app.cli.models import print_model
 from app.cli.options import JsonOption, UrlOption, WatchOption
 from app.cli.watching import finish, watch
 from app.client import DEFAULT_URL, Client
+from models.catalog import OnTrouble
 
 DEFAULT_MINUTES = 10.0
 
@@ -44,6 +45,16 @@ def train(
         int | None,
         typer.Option(min=1, metavar="N", help="Stop when N measurements bring no better FD-domain. (default: never)"),
     ] = None,
+    on_trouble: Annotated[
+        OnTrouble | None,
+        typer.Option(
+            help="About collapse, overfitting, losses that are not finite: note them, stop, or go back and on with a remedy."
+        ),
+    ] = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SHARE", help="Of the pictures, not to learn from, so that overfitting shows."),
+    ] = None,
     promote_best: Annotated[
         bool, typer.Option("--best/--newest", help="Which checkpoint to end as, where the best is clearly better.")
     ] = True,
@@ -69,6 +80,8 @@ def train(
             budget=budget,
             seed=seed,
             patience=patience,
+            on_trouble=on_trouble,
+            held_out=held_out,
             promote_best=promote_best,
         )
         if not watching:

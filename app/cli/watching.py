@@ -122,6 +122,7 @@ class _View:
             parts.append(f"FD-domain {self.scores['fd_domain']:.3g}")
         if losses := output.losses(self.metrics):
             parts.append(f"loss {losses}")
+        parts += [f"!{trouble['name']}" for trouble in self.metrics.get("troubles") or []]
         return "  ".join(parts)
 
     @property

@@ -95,6 +95,8 @@ def test_a_model_knows_the_classes_that_it_learns(
         ({"budget": {"images": 0}}, "invalid_parameter", "/budget/images", "greater than or equal to 1"),
         ({"budget": {"seconds": 1e9}}, "invalid_parameter", "/budget/seconds", "less than or equal to"),
         ({"budget": {"epochs": 1}}, "invalid_parameter", "/budget/epochs", "not permitted"),
+        ({"on_trouble": "pray"}, "invalid_parameter", "/on_trouble", "rollback"),
+        ({"held_out": 0.5}, "invalid_parameter", "/held_out", "less than or equal to 0.2"),
         ({"seed": -1}, "invalid_parameter", "/seed", "(given: -1)"),
         ({"name": ""}, "invalid_parameter", "/name", "at least 1"),
         ({"colour": 1}, "invalid_parameter", "/colour", "not permitted"),
@@ -186,3 +188,9 @@ def test_a_preset_fills_in_what_the_request_leaves_open(service: Service) -> Non
     refused = service.http.post("/v1/trainings", json={**body, "preset": "slow"})
     assert refused.status_code == 422
     assert "quick" in refused.text
+
+
+def test_what_to_do_about_troubles_is_handed_on(service: Service) -> None:
+    body = {"dataset": service.add_dataset(), "on_trouble": "rollback", "held_out": 0.1}
+    request = service.http.post("/v1/trainings", json=body).json()["request"]
+    assert (request["on_trouble"], request["held_out"]) == ("rollback", 0.1)

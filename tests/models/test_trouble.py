@@ -94,6 +94,15 @@ def test_one_measurement_alone_may_be_chance() -> None:
     assert [memorising(once[: count + 1]) for count in range(3)] == [None] * 3
 
 
+def test_a_guess_is_told_but_not_acted_on(configured: Configure) -> None:
+    watch = Watch(configured(), 10)
+    for number in range(1, 11):
+        found = watch.look(number * 100, number / 10, {"R_t": 1.0}, None, Path(f"ckpt-{number}"))
+    assert [finding.certain for finding in found] == [False]
+    assert watch.certain == ()
+    assert watch.sound == Path("ckpt-10")
+
+
 def test_nothing_is_known_by_heart_after_a_few_looks() -> None:
     sure = moments([{"R_t": 1.0}] * 10)
     assert overfitted(sure, pictures=100, absolute=True) is not None

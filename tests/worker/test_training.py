@@ -207,6 +207,39 @@ def test_a_promoted_checkpoint_stays_while_the_training_goes_on(
     assert rows[-1].images_seen == 160
 
 
+def test_a_rollback_forgets_what_it_undoes_and_is_told(
+    station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a model that collapses until it is penalised, I expect one line of curves, one of checkpoints, and a note."""
+
+    def measure(generator: Generator) -> dict[str, float]:
+        collapsed = generator.images_seen > 80 and generator.options.model_dump()["penalty"] == "none"
+        return {"fd_domain": 1.0, "coverage": 0.1 if collapsed else 0.8, "coverage_floor": 0.9}
+
+    monkeypatch.setattr(training, "live_measure", lambda *args, **kwargs: LiveMeasure(measure))
+    desk.dataset()
+    job_id = desk.train_job(images=160)
+    with desk.resources.database.transaction() as session:
+        job = session.get_one(Job, job_id)
+        job.request = {**job.request, "on_trouble": "rollback"}
+    run_queued(changed(station, **OFTEN), Lane.TRAIN, train_model)
+
+    job, model, rows = desk.job(job_id), model_of(desk), kept_checkpoints(desk)
+    assert job.status is JobStatus.SUCCEEDED, job.error_message
+    assert job.result is not None
+    (rollback,) = job.result["rollbacks"]
+    assert rollback["options"] == {"penalty": "r1"}
+    assert rollback["back_to"] <= 80 < rollback["seen_at"]
+    assert "coverage_drop" not in {trouble["name"] for trouble in model.metrics["troubles"]}
+    (note,) = model.metrics["notes"]
+    assert "penalty = r1" in note
+    assert all(row.scores["coverage"] == 0.8 for row in rows if row.scores)
+    with desk.resources.database.snapshot() as session:
+        points = curves.read_points(session, model.id, most=1000)
+    assert all(point.scores["coverage"] == 0.8 for point in points if point.scores)
+    assert points[-1].images_seen == 160
+
+
 @pytest.mark.skipif(not can_log(), reason="tensorboard is not installed")
 def test_event_files_lie_in_a_folder_called_like_the_model(station: Station, desk: Desk) -> None:
     desk.dataset()

@@ -59,3 +59,12 @@ def test_quality_stays_in_view_between_measurements_and_notes_until_there_are_nu
     view.take("metrics", {"images_seen": 6000, "losses": {"G": 1.0}, "scores": {"fd_domain": 3.14159}})
     view.take("metrics", {"images_seen": 7000, "losses": {"G": 1.5}})
     assert view.details == "39/100 seconds  FD-domain 3.14  loss G 1.500"
+
+
+def test_troubles_stand_behind_the_losses_while_they_last() -> None:
+    view = _View(JOB)
+    told(view)
+    view.take("metrics", {"losses": {"G": 1.0}, "troubles": [{"name": "coverage_drop", "says": "…", "images_seen": 9}]})
+    assert view.details.endswith("loss G 1.000  !coverage_drop")
+    view.take("metrics", {"losses": {"G": 1.0}})
+    assert "!" not in view.details
