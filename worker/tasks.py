@@ -18,7 +18,7 @@ def register(app: Celery, lane: Lane, station: Station) -> None:
     def hear() -> None:  # Celery reads a task's signature by its name, so neither a lambda nor a method will do
         serve()
 
-    app.task(hear, name=lane.queue_name, ignore_result=True)
+    app.task(hear, name=lane.queue_name, ignore_result=True, shared=False)
 
 
 # Each lane imports what it needs and no more: a process that imports pictures holds no PyTorch.

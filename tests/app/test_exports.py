@@ -99,7 +99,7 @@ def test_the_same_key_gives_the_same_job(service: Service) -> None:
 def test_a_model_is_not_deleted_under_its_export_and_takes_its_files_along(service: Service) -> None:
     model_id = service.add_model()
     service.http.post(f"/v1/models/{model_id}/exports", json={"format": "onnx"})
-    assert_problem(service.http.delete(f"/v1/models/{model_id}"), 409, "in_use")
+    assert_problem(service.http.delete(f"/v1/models/{model_id}"), 409, "in_use", "model_id")
     exporting(service, b"PK")
     assert service.http.delete(f"/v1/models/{model_id}").status_code == 204
     assert service.resources.blobs.keys(f"models/{model_id}") == []

@@ -57,7 +57,7 @@ def test_work_goes_on_by_itself_after_workers_are_killed(service: tuple[subproce
     assert ended(client, job["id"])["status"] == "succeeded"
 
     # Given a training that has stored a checkpoint, when its worker is killed, I expect it to go on from there.
-    job = client.train(job["dataset"], budget={"images": 6000}, options=OPTIONS, seed=1)
+    job = client.train(job["dataset"], kind="gan-dcgan", budget={"images": 6000}, options=OPTIONS, seed=1)
     for _ in range(2):
         seen = client.model(job["model"])["images_seen"]
         events = client.events(job["id"])

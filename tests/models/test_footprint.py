@@ -40,7 +40,10 @@ def test_state_is_counted_as_the_training_has_it(kind: str, prepared: Prepare, c
 def test_activations_grow_with_the_batch(kind: str, prepared: Prepare, configured: Configure) -> None:
     data = prepared(8)
     small, large = (footprint(data, configured(kind, options={"batch_size": size})) for size in (8, 80))
-    assert large.activations == 10 * small.activations > 8 * 4 * 32 * 32
+    assert large.activations == pytest.approx(
+        10 * small.activations, rel=1e-3
+    )  # a batch's own statistics are kept once
+    assert large.activations > 8 * 4 * 32 * 32
     assert large.weights == small.weights
 
 

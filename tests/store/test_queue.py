@@ -110,7 +110,7 @@ def test_a_celery_consumer_runs_the_task_that_a_bell_names(redis_url: str) -> No
     def hear() -> None:
         heard.append("ding")
 
-    app.task(hear, name=Lane.IO.queue_name, ignore_result=True)
+    app.task(hear, name=Lane.IO.queue_name, ignore_result=True, shared=False)
     queue.ring(Lane.IO)
 
     [message] = take_all(redis_url, Lane.IO)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import pytest
 
-from models import trainer
 from models.evaluation import LiveMeasure
 from models.event_log import can_log
 from models.generator import Generator
@@ -281,13 +280,13 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_weights(
     with desk.resources.database.transaction() as session:
         jobs.recover(session, now=desk.resources.database.now(session), max_attempts=3, owner="worker-1@here")
     began: list[int] = []
-    original = trainer.train
+    original = training.train_on
 
     def watched(*args: object, **kwargs: object) -> object:
         began.append(model_of(desk).images_seen)
         return original(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr(training, "train", watched)
+    monkeypatch.setattr(training, "train_on", watched)
     run_queued(station, Lane.TRAIN, train_model)
     job = desk.job(job_id)
     assert (job.status, job.fence) == (JobStatus.SUCCEEDED, 2)

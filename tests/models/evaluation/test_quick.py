@@ -57,10 +57,10 @@ def test_its_numbers_are_those_of_the_full_measures(
     album = album_generator(Album(control(data)))
     size = len(split(data.manifest).control)
     full, floor = evaluate(album, data, extractor, n=size), quick.floor(size)
-    assert floor.fd_domain == pytest.approx(full.scores["fd_domain"].floor)
+    assert floor.fd_domain == pytest.approx(full.scores["fd_domain"].floor, rel=1e-5)
     assert floor.coverage == pytest.approx(full.scores["coverage"].floor)
     made = quick.measure(album, size)
-    assert made.fd_domain == pytest.approx(full.scores["fd_domain"].value, rel=1e-6)
+    assert made.fd_domain == pytest.approx(full.scores["fd_domain"].value, rel=1e-5)
     assert made.coverage == pytest.approx(full.scores["coverage"].value)
 
 
@@ -70,7 +70,7 @@ def test_the_reference_is_what_was_left_of_the_data(
     left = split(data.manifest)
     loaded = data.load(32).pixels
     reference, ours = extractor.read(loaded[left.reference])[0], extractor.read(loaded[left.control][:50])[0]
-    assert quick.floor(50).fd_domain == pytest.approx(frechet_distance(ours, reference))
+    assert quick.floor(50).fd_domain == pytest.approx(frechet_distance(ours, reference), rel=1e-5)
     assert quick.floor(50).coverage == manifold(reference, ours).coverage
 
 
