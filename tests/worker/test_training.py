@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from models import distributed
 from models.evaluation import LiveMeasure
 from models.event_log import can_log
 from models.generator import Generator
@@ -280,7 +281,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_weights(
     with desk.resources.database.transaction() as session:
         jobs.recover(session, now=desk.resources.database.now(session), max_attempts=3, owner="worker-1@here")
     began: list[int] = []
-    original = training.train_on
+    original = distributed.train_on
 
     def watched(*args: object, **kwargs: object) -> object:
         began.append(model_of(desk).images_seen)
