@@ -70,7 +70,6 @@ class DcganDiscriminator(nn.Module):
 
     def __init__(self, options: DcganOptions, shape: Shape) -> None:
         super().__init__()
-        self.resolution = shape.resolution
         widths = [options.base_channels * width for width in reversed(WIDTHS[shape.resolution])]
         inputs = shape.channels + (1 if shape.classes else 0)
         self.embedding = nn.Embedding(shape.classes, shape.resolution**2) if shape.classes else None
@@ -87,11 +86,24 @@ class DcganDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [N] for images, float [-1, 1], [N, C, H, W] and, if conditional, their labels [N]."""
-        if self.embedding is not None:
-            maps = self.embedding(labels).view(-1, 1, self.resolution, self.resolution)
-            images = torch.cat([images, maps], dim=1)  # (N, C + 1, H, W)
-        logits: Tensor = self.layers(images)
+        logits: Tensor = self.layers(with_label_map(images, labels, self.embedding))
         return logits.flatten()
+
+
+def with_label_map(images: Tensor, labels: Tensor | None, embedding: nn.Embedding | None) -> Tensor:
+    """Pictures with one learnt map of their class beside the colour channels.
+
+    Args:
+        images: float [N, C, H, W].
+        labels: int64 [N]; None where there is no embedding.
+        embedding: of K classes, H W numbers each; None leaves the pictures as they are.
+
+    Returns:
+        float [N, C + 1, H, W], or the pictures themselves.
+    """
+    if embedding is None:
+        return images
+    return torch.cat([images, embedding(labels).view(-1, 1, *images.shape[2:])], dim=1)
 
 
 def initialise(module: nn.Module) -> None:

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.gan.adversarial import AdversarialObjective
+from models.gan.dcgan import with_label_map
 from models.gan.stddev import MinibatchStddev
 from models.objective import Shape
 from models.options import FewshotOptions
@@ -127,7 +128,6 @@ class FewshotDiscriminator(nn.Module):
         super().__init__()
         side = shape.resolution // 2
         widths = [options.base_channels]
-        self.resolution = shape.resolution
         self.embedding = nn.Embedding(shape.classes, shape.resolution**2) if shape.classes else None
         inputs = shape.channels + (1 if shape.classes else 0)
         layers: list[nn.Module] = [nn.Conv2d(inputs, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(LEAK)]
@@ -152,10 +152,7 @@ class FewshotDiscriminator(nn.Module):
 
     def look(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """Maps [N, F, h, w] of images, float [-1, 1], [N, C, H, W] and, if conditional, their labels [N]."""
-        if self.embedding is not None:
-            shown = self.embedding(labels).view(-1, 1, self.resolution, self.resolution)
-            images = torch.cat([images, shown], dim=1)  # (N, C + 1, H, W)
-        maps: Tensor = self.layers(images)
+        maps: Tensor = self.layers(with_label_map(images, labels, self.embedding))
         return maps
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.gan.dcgan import initialise
+from models.gan.dcgan import initialise, with_label_map
 from models.gan.losses import Relativistic
 from models.gan.penalties import squared_slope
 from models.objective import Batch, Hyperparameters, Phase, Shape, frozen
@@ -46,7 +46,6 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, options: VaeGanOptions, shape: Shape) -> None:
         super().__init__()
-        self.resolution = shape.resolution
         self.embedding = nn.Embedding(shape.classes, shape.resolution**2) if shape.classes else None
         inputs = shape.channels + (1 if shape.classes else 0)
         widths = [options.discriminator_channels * width for width in (1, 2, 4)]
@@ -61,10 +60,7 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [N P] for images, float [-1, 1], [N, C, H, W] and, if conditional, their labels [N]."""
-        if self.embedding is not None:
-            maps = self.embedding(labels).view(-1, 1, self.resolution, self.resolution)
-            images = torch.cat([images, maps], dim=1)  # (N, C + 1, H, W)
-        logits: Tensor = self.layers(images)
+        logits: Tensor = self.layers(with_label_map(images, labels, self.embedding))
         return logits.flatten()
 
 
