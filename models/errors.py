@@ -24,7 +24,8 @@
     │   ├── BadCheckpoint           it is torn, damaged or of another training
     │   └── ForeignWeights          a file of another program that no generator of ours can be made from
     ├── SamplingError               pictures that this generator cannot develop
-    │   └── UnknownLabel            the generator has no class of that number or name
+    │   ├── UnknownLabel            the generator has no class of that number or name
+    │   └── OutOfMemory             the device has not even room for one picture at a time
     ├── EvaluationError             a model that cannot be measured by this data
     │   ├── TooFewImages            fewer than any measure can be taken from
     │   ├── NotComparable           model and data are of different sizes or colours
@@ -211,6 +212,10 @@ class SamplingError(ModelsError):
 
 class UnknownLabel(SamplingError):
     """The generator has no class of that number or name."""
+
+
+class OutOfMemory(SamplingError):
+    """The device has not even room for one picture at a time."""
 
 
 class EvaluationError(ModelsError):

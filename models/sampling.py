@@ -10,6 +10,7 @@ Shapes: N batch, C channels, H W pixels, D latent.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.errors import UnknownLabel
+from models.errors import OutOfMemory, UnknownLabel
 from models.generator import Generator
+from models.memory import is_out_of_memory, release_memory
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ def latents(generator: Generator, seeds: Sequence[int], labels: Sequence[int | N
 class Sampler:
     """Develops any number of pictures in batches of a few fixed sizes.
 
+    Where the device runs out of memory, the largest size is halved, for good, and the pictures are tried again.
+
     Args:
         generator: the model; it stays on its device.
         buckets: the batch sizes to choose from. A probe on construction drops those that do not give the very bits of the
@@ -84,27 +90,70 @@ class Sampler:
 
     def __init__(self, generator: Generator, buckets: Sequence[int] = (1, 8, 32)) -> None:
         self.generator = generator
-        self.buckets = _agreeing(generator, tuple(sorted(set(buckets))))
+        self._sizes = tuple(sorted(set(buckets)))
+        self.buckets = self._probed()
 
     def sample(self, items: Sequence[SampleItem]) -> list[RenderedImage]:
         """Develop pictures, in the order they are asked for.
 
         Raises:
             UnknownLabel: the generator has no such class, or none at all.
+            OutOfMemory: the device has not even room for one.
         """
         drawn, labels = latents(self.generator, [item.seed for item in items], [item.label for item in items])
-        pixels: list[NDArray[np.uint8]] = []
-        for start, count, bucket in self._plan(len(items)):
-            part = slice(start, start + count)
-            rendered = self.generator.render(
-                _padded(drawn[part], bucket), None if labels is None else _padded(labels[part], bucket)
-            )
-            pixels.extend(rendered[:count].numpy())
+        while (pixels := self._developed(drawn, labels)) is None:
+            self._halve()
+            self.buckets = self._probed()
         made_for = [None] * len(items) if labels is None else labels.tolist()
         return [
             RenderedImage(item.seed, label, picture)
             for item, label, picture in zip(items, made_for, pixels, strict=True)
         ]
+
+    def _developed(self, drawn: Tensor, labels: Tensor | None) -> list[NDArray[np.uint8]] | None:
+        """The pictures, each [C, H, W]; None where memory ran out."""
+        try:
+            return self._develop(drawn, labels)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _develop(self, drawn: Tensor, labels: Tensor | None) -> list[NDArray[np.uint8]]:
+        pixels: list[NDArray[np.uint8]] = []
+        for start, count, bucket in self._plan(len(drawn)):
+            part = slice(start, start + count)
+            rendered = self.generator.render(
+                _padded(drawn[part], bucket), None if labels is None else _padded(labels[part], bucket)
+            )
+            pixels.extend(rendered[:count].numpy())
+        return pixels
+
+    def _probed(self) -> tuple[int, ...]:
+        """Those of our sizes that agree, after as many halvings as memory asks for."""
+        while True:
+            try:
+                return _agreeing(self.generator, self._sizes)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._halve()
+
+    def _halve(self) -> None:
+        """Take half of the largest size for the largest.
+
+        Raises:
+            OutOfMemory: the largest is one picture already.
+        """
+        release_memory(self.generator.device)
+        half = self._sizes[-1] // 2
+        if half == 0:
+            raise OutOfMemory(
+                f"{self.generator.device} has no room for one picture of {self.generator.resolution} px at a time; free "
+                "the device of other work, or generate with a smaller model"
+            )
+        log.warning("%s ran out of memory; batches of at most %d images from now on", self.generator.device, half)
+        self._sizes = (*(size for size in self._sizes if size < half), half)
 
     def _plan(self, total: int) -> Iterator[tuple[int, int, int]]:
         """Cut `total` pictures into (start, count, bucket), filling a bucket by more than half or taking a smaller one."""

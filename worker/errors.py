@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.errors import ModelsError, RankLost
+from models.errors import ModelsError, OutOfMemory, RankLost
 from store.errors import BlobNotFound, StorageFull, StoreError
 
 
@@ -59,7 +59,7 @@ def failure(error: Exception) -> Failure:
     if isinstance(error, StoreError):
         return Failure("not_allowed", str(error), retryable=False)
     if isinstance(error, ModelsError):
-        return Failure(_code(type(error).__name__), str(error), retryable=isinstance(error, RankLost))
+        return Failure(_code(type(error).__name__), str(error), retryable=isinstance(error, (RankLost, OutOfMemory)))
     if isinstance(error, ChildFailed):
         return Failure(_code(error.name), str(error), retryable=False)
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):

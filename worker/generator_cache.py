@@ -6,7 +6,9 @@ import logging
 from collections import OrderedDict
 from pathlib import Path
 
+from models.errors import OutOfMemory
 from models.generator import Generator
+from models.memory import is_out_of_memory, release_memory
 from models.sampling import Sampler
 from store.blobs import Blobs
 
@@ -39,16 +41,39 @@ class GeneratorCache:
         Raises:
             BlobNotFound: the model was deleted.
             BadCheckpoint: the weights are damaged.
+            OutOfMemory: the device has no room for it, even alone.
         """
         if checkpoint not in self._loaded:
-            generator = Generator.load(self._blobs.fetch(checkpoint, self._copies), self._device)
-            self._loaded[checkpoint] = Sampler(generator, buckets=_buckets(self._max_batch))
-            log.info("loaded %s (%.1f MB)", checkpoint, generator.size_bytes / 1e6)
+            self._loaded[checkpoint] = self._load(checkpoint)
         self._loaded.move_to_end(checkpoint)
         while len(self._loaded) > 1 and self.size_bytes > self._max_bytes:
             dropped, _ = self._loaded.popitem(last=False)
             log.info("dropped %s", dropped)
         return self._loaded[checkpoint]
+
+    def _load(self, checkpoint: str) -> Sampler:
+        copy = self._blobs.fetch(checkpoint, self._copies)
+        sampler = self._tried(copy)
+        if sampler is None:
+            log.warning("%s ran out of memory; only %s stays loaded", self._device, checkpoint)
+            self._loaded.clear()
+            release_memory(self._device)
+            sampler = self._tried(copy)
+        if sampler is None:
+            raise OutOfMemory(f"{self._device} has no room for the weights of {checkpoint}; free it of other work")
+        log.info("loaded %s (%.1f MB)", checkpoint, sampler.generator.size_bytes / 1e6)
+        return sampler
+
+    def _tried(self, copy: Path) -> Sampler | None:
+        """The sampler of the weights that lie there; None where memory ran out."""
+        try:
+            return Sampler(Generator.load(copy, self._device), buckets=_buckets(self._max_batch))
+        except OutOfMemory:
+            return None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
 
     @property
     def size_bytes(self) -> int:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models.catalog import MAX_SEED
-from models.errors import UnknownLabel
+from models.errors import OutOfMemory, UnknownLabel
 from models.generator import Generator, GeneratorCard
 from models.registry import build_generator
 from models.sampling import SampleItem, Sampler, latents
@@ -139,3 +139,69 @@ def test_every_seed_up_to_the_largest_has_a_latent_of_its_own() -> None:
     seeds = [0, 1, 2**31, 2**31 + 1, MAX_SEED - 1, MAX_SEED]
     drawn, _ = latents(generator, seeds, [0] * len(seeds))
     assert len({tuple(row.tolist()) for row in drawn}) == len(seeds)
+
+
+class Narrow(nn.Module):
+    """A network on a device with room for so many pictures at once."""
+
+    def __init__(self, network: nn.Module, room: int) -> None:
+        super().__init__()
+        self.network, self.room = network, room
+        self.rows: list[int] = []
+
+    def forward(self, latent: Tensor, labels: Tensor | None) -> Tensor:
+        self.rows.append(len(latent))
+        if len(latent) > self.room:
+            raise torch.OutOfMemoryError(f"no room for {len(latent)} pictures")
+        pictures: Tensor = self.network(latent, labels)
+        return pictures
+
+
+def _narrow(room: int) -> tuple[Generator, Narrow]:
+    generator = _generator()
+    network = Narrow(generator.network, room)
+    return Generator(network, generator.card), network
+
+
+def test_where_memory_runs_out_batches_are_halved_until_they_fit_and_the_pictures_stay_the_same() -> None:
+    generator, network = _narrow(room=32)
+    sampler = Sampler(generator, buckets=(1, 8, 32))
+    items = [SampleItem(seed) for seed in range(40)]
+    before = sampler.sample(items)
+    network.room = 10  # somebody else takes the rest
+
+    after = sampler.sample(items)
+
+    assert [picture.pixels.tobytes() for picture in after] == [picture.pixels.tobytes() for picture in before]
+    assert max(sampler.buckets) == 8
+    network.rows.clear()
+    sampler.sample(items)
+    assert max(network.rows) == 8  # learnt for good, not tried again for each batch
+
+
+def test_memory_that_is_short_from_the_start_is_found_by_the_probe() -> None:
+    generator, _ = _narrow(room=5)
+    sampler = Sampler(generator, buckets=(1, 8, 32))
+    assert max(sampler.buckets) == 4
+    assert len(sampler.sample([SampleItem(seed) for seed in range(9)])) == 9
+
+
+def test_a_device_without_room_for_one_picture_is_an_error_that_says_so() -> None:
+    generator, network = _narrow(room=32)
+    sampler = Sampler(generator)
+    network.room = 0
+    with pytest.raises(OutOfMemory, match="no room for one picture of 32 px"):
+        sampler.sample([SampleItem(1)])
+
+
+def test_other_errors_of_a_network_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, network = _narrow(room=32)
+    sampler = Sampler(generator)
+
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(network, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        sampler.sample([SampleItem(1)])
+    assert max(sampler.buckets) == 32

@@ -5,11 +5,15 @@ import io
 import json
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image as Picture
 from sqlalchemy import select
+from torch import Tensor, nn
 
+from models.generator import Generator
 from models.sampling import RenderedImage, SampleItem, Sampler
 from store import jobs
 from store.queue import Lane
@@ -151,6 +155,52 @@ def test_one_bad_job_in_a_batch_fails_alone(desk: Desk, sampler: SliceSampler) -
     assert desk.job(good).status is desk.job(other).status is JobStatus.SUCCEEDED
     job = desk.job(bad)
     assert (job.status, job.error_code) == (JobStatus.FAILED, "unknown_label")
+
+
+class Narrow(nn.Module):
+    """A network on a device with room for so many pictures at once."""
+
+    def __init__(self, network: nn.Module, room: int) -> None:
+        super().__init__()
+        self.network, self.room = network, room
+
+    def forward(self, latent: Tensor, labels: Tensor | None) -> Tensor:
+        if len(latent) > self.room:
+            raise torch.OutOfMemoryError(f"no room for {len(latent)} pictures")
+        pictures: Tensor = self.network(latent, labels)
+        return pictures
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_a_model_that_is_too_large_for_its_device_is_isolated_and_others_go_on(
+    desk: Desk, sampler: SliceSampler, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Given a model with room for so many pictures, I expect smaller batches, or its jobs alone to fail and say why."""
+    load = Generator.load
+
+    def loaded(directory: Path, device: str) -> Generator:
+        generator = load(directory, device)
+        if "mdl_large" not in str(directory):
+            return generator
+        return Generator(Narrow(generator.network, room), generator.card, generator.prior)
+
+    monkeypatch.setattr(Generator, "load", loaded)
+    desk.model("mdl_large")
+    desk.model("mdl_small")
+    large = [desk.sample_job(8, seed=seed, model="mdl_large") for seed in (1, 50)]
+    small = desk.sample_job(8, seed=1, model="mdl_small")
+
+    sampler.serve()
+
+    assert desk.job(small).status is JobStatus.SUCCEEDED
+    ended = [desk.job(job_id) for job_id in large]
+    if room == 0:
+        assert {(job.status, job.error_code, job.error_retryable) for job in ended} == {
+            (JobStatus.FAILED, "out_of_memory", True)
+        }
+    else:
+        assert {job.status for job in ended} == {JobStatus.SUCCEEDED}
+        assert [len(images_of(desk, job_id)) for job_id in large] == [8, 8]
 
 
 def test_a_model_whose_weights_are_gone_fails_its_jobs_with_a_reason(desk: Desk, sampler: SliceSampler) -> None:
