@@ -63,10 +63,29 @@ async def _wait_s(
     return None
 
 
+LONGEST_DEADLINE_S = 30 * 24 * 3600
+
+
+async def _cancel_after_s(
+    cancel_after: Annotated[
+        float | None,
+        Header(
+            gt=0,
+            le=LONGEST_DEADLINE_S,
+            description="Seconds after which nobody wants the result any more: what is not done by then is canceled, and "
+            "not computed.",
+            examples=[30],
+        ),
+    ] = None,
+) -> float | None:
+    return cancel_after
+
+
 Attached = Annotated[Resources, Depends(_resources)]
 NewsOfJobs = Annotated[News, Depends(_news)]
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 PreferredWait = Annotated[float | None, Depends(_wait_s)]
+CancelAfter = Annotated[float | None, Depends(_cancel_after_s)]
 IfNoneMatch = Annotated[str | None, Header(description="ETags that the client has; 304 when one is still right.")]
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Length of the page.")]

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import secrets
+from datetime import datetime, timedelta
 from typing import Annotated
 
 import anyio.to_thread
 from fastapi import APIRouter, Header, Request
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from app.dependencies import NO_NULL, Attached, IdempotencyKey, NewsOfJobs, PreferredWait
+from app.dependencies import NO_NULL, Attached, CancelAfter, IdempotencyKey, NewsOfJobs, PreferredWait
 from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, NotAcceptable
 from app.images import images_of_job, png
-from app.jobs import Job, read, wait_for
+from app.jobs import Job, cancel, read, wait_for
 from app.models import find as find_model
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
 from models import catalog
 from store import jobs, records
-from store.records import JobKind, JobStatus
+from store.errors import InvalidTransition
+from store.records import JobKind, JobPriority, JobStatus
 from store.resources import Resources
 from store.settings import PREFIX
 
@@ -44,6 +46,19 @@ class Generation(BaseModel):
     )
     label: StrictInt | str | None = Field(
         None, description="A class of the model, by name or by index from 0. Default: any, drawn from the seed."
+    )
+    priority: JobPriority | None = Field(
+        None,
+        description="`interactive`, or `batch`: lets interactive ones that come soon after it go first. Default: `interactive` "
+        "where all images fit into one batch.",
+    )
+    deadline_at: AwareDatetime | None = Field(
+        None,
+        description="When nobody wants the images any more: what is not made by then is canceled, and not computed. "
+        "`Cancel-After` says the same in seconds from now; the earlier of the two holds.",
+    )
+    cancel_on_disconnect: bool = Field(
+        False, description="Cancel the job when this request is closed by its client while it waits for the images."
     )
 
     model_config = ConfigDict(
@@ -76,15 +91,18 @@ async def create_generation(
     body: Generation,
     idempotency_key: IdempotencyKey,
     preferred_wait_s: PreferredWait,
+    cancel_after_s: CancelAfter,
     accept: Annotated[str | None, Header(description="`image/png` answers with the picture itself, for n = 1.")] = None,
 ) -> Response:
     """Asks for pictures. With `Prefer: wait=n` the answer comes when they are made, if that is within n seconds."""
     as_png = _wants_png(accept, body.n)
     longest = resources.settings.max_wait_s
     wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if as_png else 0.0)
-    job = await anyio.to_thread.run_sync(_submit, resources, body, idempotency_key)
+    job = await anyio.to_thread.run_sync(_submit, resources, body, idempotency_key, cancel_after_s)
     if wait_s > 0:
         job = await wait_for(request, resources, news, job.id, timeout_s=wait_s, until=lambda job: job.has_ended)
+        if body.cancel_on_disconnect and not job.has_ended and await request.is_disconnected():
+            job = await anyio.to_thread.run_sync(_cancel, resources, job.id)
     response = await anyio.to_thread.run_sync(_answer, resources, job, as_png) if wait_s > 0 else accepted(job)
     if preferred_wait_s is not None:
         response.headers["Preference-Applied"] = f"wait={wait_s:g}"
@@ -92,7 +110,7 @@ async def create_generation(
     return response
 
 
-def _submit(resources: Resources, body: Generation, key: str | None) -> Job:
+def _submit(resources: Resources, body: Generation, key: str | None, cancel_after_s: float | None) -> Job:
     most = resources.settings.max_images_per_request
     if body.n > most:
         raise InvalidParameter(
@@ -120,11 +138,15 @@ def _submit(resources: Resources, body: Generation, key: str | None) -> Job:
                 remedy="wait for the training's first checkpoint: `can_generate` of GET /v1/models/{id} is true then",
                 more={"model_status": model.status.value},
             )
+        now = resources.database.now(session)
+        fits_a_batch = body.n <= resources.settings.max_batch
         return jobs.submit(
             session,
             JobKind.SAMPLE,
             {"n": body.n, "seed": seed, "label": _label_index(model, body.label)},
-            now=resources.database.now(session),
+            now=now,
+            priority=body.priority or (JobPriority.INTERACTIVE if fits_a_batch else JobPriority.BATCH),
+            deadline_at=_deadline(body.deadline_at, cancel_after_s, now),
             model_id=model.id,
             checkpoint=model.checkpoint,
             total=body.n,
@@ -134,6 +156,24 @@ def _submit(resources: Resources, body: Generation, key: str | None) -> Job:
 
     row, is_new = submit(resources, idempotency, create)
     return Job.of(row, []) if is_new else read(resources, row.id)
+
+
+def _deadline(given: datetime | None, cancel_after_s: float | None, now: datetime) -> datetime | None:
+    if given is not None and given <= now:
+        raise InvalidParameter(
+            f"deadline_at: {given.isoformat()} has passed, it is {now.isoformat(timespec='seconds')} here",
+            parameter="/deadline_at",
+            remedy="choose a later time, or say Cancel-After in seconds",
+        )
+    relative = now + timedelta(seconds=cancel_after_s) if cancel_after_s is not None else None
+    return min((moment for moment in (given, relative) if moment is not None), default=None)
+
+
+def _cancel(resources: Resources, job_id: str) -> Job:
+    try:
+        return cancel(resources, job_id)
+    except InvalidTransition:  # it ended at that very moment
+        return read(resources, job_id)
 
 
 def _label_index(model: records.Model, label: int | str | None) -> int | None:
@@ -166,7 +206,7 @@ def _answer(resources: Resources, job: Job, as_png: bool) -> Response:
         raise JobFailed(status, job.error.message, code=job.error.code, remedy=remedy, job=job.model_dump(mode="json"))
     if job.status is JobStatus.CANCELED:
         raise JobCanceled(
-            f"{job.id} was canceled meanwhile",
+            f"{job.id} was canceled" + (f": {job.error.message}" if job.error is not None else " meanwhile"),
             remedy="ask again if you still want the images",
             more={"job": job.model_dump(mode="json")},
         )

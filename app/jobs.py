@@ -24,7 +24,7 @@ from app.news import News
 from app.pages import Page, example_page, newest_first
 from store import jobs, records
 from store.errors import JobNotFound, Unavailable
-from store.records import JobKind, JobStatus
+from store.records import JobKind, JobPriority, JobStatus
 from store.resources import Resources, status_notice
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ EXAMPLE: dict[str, Any] = {
     "id": "job_019ad3a8b1ce7d10a6f1c37e2d40b9a5",
     "object": "job",
     "kind": "sample",
+    "priority": "interactive",
+    "deadline_at": None,
     "status": "succeeded",
     "created_at": "2026-01-05T12:00:30Z",
     "started_at": "2026-01-05T12:00:30Z",
@@ -109,6 +111,8 @@ class Job(BaseModel):
     id: str = Field(description="Id of the job.")
     object: str = Field("job", description="Always `job`.")
     kind: JobKind = Field(description="What it does.")
+    priority: JobPriority = Field(description="`batch` lets `interactive` ones go first for a while; see docs/jobs.md.")
+    deadline_at: datetime | None = Field(description="When it is canceled if it has not succeeded by then.")
     status: JobStatus = Field(description="Where it stands; succeeded, failed and canceled are final.")
     created_at: datetime = Field(description="When it was asked for.")
     started_at: datetime | None = Field(description="When a worker first took it.")
@@ -116,7 +120,9 @@ class Job(BaseModel):
     progress: Progress
     attempts: int = Field(description="Times a worker took it since its last lasting progress.")
     cancel_requested: bool = Field(description="Whether its cancellation was asked for.")
-    error: JobError | None = Field(description="Why it failed; null unless it did.")
+    error: JobError | None = Field(
+        description="Why it failed, or that it was canceled because its `deadline` had passed; null otherwise."
+    )
     result: dict[str, Any] | None = Field(description="What came out; null until it has ended well.")
     dataset: str | None = Field(description="The data set that it makes or learns from.")
     model: str | None = Field(description="The model that it makes or uses.")
@@ -147,6 +153,8 @@ class Job(BaseModel):
         return cls(
             id=job.id,
             kind=job.kind,
+            priority=job.priority,
+            deadline_at=job.deadline_at,
             status=job.status,
             created_at=job.created_at,
             started_at=job.started_at,
@@ -306,6 +314,16 @@ async def get_job(
 @router.post("/{job_id}/cancel", summary="Cancel a job", operation_id="cancel_job")
 def cancel_job(resources: Attached, job_id: JobId) -> Job:
     """A queued job is canceled at once; a running one is asked to stop, and soon does. Asking twice does no harm."""
+    return cancel(resources, job_id)
+
+
+def cancel(resources: Resources, job_id: str) -> Job:
+    """Return the job, canceled or asked to stop.
+
+    Raises:
+        JobNotFound: there is no such job.
+        InvalidTransition: it has succeeded or failed.
+    """
     with resources.database.transaction() as session:
         now = resources.database.now(session)
         job = jobs.request_cancel(session, job_id, now=now)

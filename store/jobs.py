@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from store.errors import InvalidTransition, JobNotFound, LeaseLost
 from store.identifiers import new_id
 from store.queue import LANE_OF, Lane
-from store.records import Dataset, DatasetStatus, Job, JobKind, JobStatus, Model, ModelStatus
+from store.records import Dataset, DatasetStatus, Job, JobKind, JobPriority, JobStatus, Model, ModelStatus
 
 QUEUED, RUNNING = JobStatus.QUEUED, JobStatus.RUNNING
 SUCCEEDED, FAILED, CANCELED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED
@@ -31,6 +31,12 @@ TRANSITIONS: Mapping[str, tuple[JobStatus, JobStatus]] = {
     "stop": (RUNNING, CANCELED),  # the work saw the cancel flag
     "release": (RUNNING, QUEUED),  # handed back at shutdown, or its lease ran out
 }
+
+# The line goes by the time at which a turn is due, and nothing else. A batch job lets pass whatever comes within this time
+# after it, and after each of its slices; then it is as old as the rest, so neither sort can starve the other.
+BATCH_YIELDS_S = 15.0
+
+DEADLINE = "deadline"  # error code of a job that was canceled because nobody wants it any more
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,17 @@ class Claim:
     dataset_id: str | None
     model_id: str | None
     checkpoint: str | None
+    waited_s: float = 0.0  # from its submission to this claim
+
+
+def turn_at(priority: JobPriority, now: datetime) -> datetime:
+    """Return when the turn of a job is due that joins the line now: its place there, for good."""
+    return now + timedelta(seconds=BATCH_YIELDS_S) if priority is JobPriority.BATCH else now
+
+
+def in_time(now: datetime) -> ColumnElement[bool]:
+    """The condition that a job's deadline, if it has one, has not passed."""
+    return or_(Job.deadline_at.is_(None), Job.deadline_at > now)
 
 
 def submit(
@@ -60,7 +77,8 @@ def submit(
     checkpoint: str | None = None,
     total: float | None = None,
     unit: str = "images",
-    priority: int = 0,
+    priority: JobPriority = JobPriority.INTERACTIVE,
+    deadline_at: datetime | None = None,
     idempotency: tuple[str, str] | None = None,
 ) -> Job:
     """Return a new queued job. Ring `LANE_OF[kind]` after the commit.
@@ -75,7 +93,8 @@ def submit(
         checkpoint: the weights that a sample, evaluate or export job is pinned to.
         total: how much there is to do, in `unit`; None where it is not known yet.
         unit: what is counted.
-        priority: higher ones are claimed first.
+        priority: whether it goes by its time, or lets others go first for a while.
+        deadline_at: when it is canceled if it has not succeeded by then; None: never.
         idempotency: the client's key and the hash of its request; the key must be new.
     """
     job = Job(
@@ -89,10 +108,11 @@ def submit(
         total=total,
         unit=unit,
         priority=priority,
+        deadline_at=deadline_at,
         idempotency_key=idempotency[0] if idempotency else None,
         idempotency_hash=idempotency[1] if idempotency else None,
         created_at=now,
-        turn_at=now,
+        turn_at=turn_at(priority, now),
     )
     session.add(job)
     session.flush()
@@ -105,8 +125,8 @@ def claim(
     """Return claims on the first `limit` queued jobs of these kinds; none when another was faster."""
     line = (
         select(Job)
-        .where(Job.status == QUEUED, Job.kind.in_(kinds))
-        .order_by(Job.priority.desc(), Job.turn_at, Job.id)
+        .where(Job.status == QUEUED, Job.kind.in_(kinds), in_time(now))
+        .order_by(Job.turn_at, Job.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
@@ -133,6 +153,7 @@ def take(job: Job, *, owner: str, now: datetime, lease_s: float) -> Claim:
         dataset_id=job.dataset_id,
         model_id=job.model_id,
         checkpoint=job.checkpoint,
+        waited_s=(now - job.created_at).total_seconds(),
     )
 
 
@@ -264,6 +285,32 @@ def request_cancel(session: Session, job_id: str, *, now: datetime) -> Job:
         return _end(session, job, "cancel", now)
     job.cancel_requested = True
     return job
+
+
+def end_late(session: Session, *, now: datetime) -> list[Job]:
+    """Cancel the queued jobs whose deadline has passed, and ask the running ones to stop.
+
+    Returns:
+        The jobs that changed; each says why in its error.
+    """
+    late = (
+        select(Job)
+        .where(Job.status.in_((QUEUED, RUNNING)), Job.deadline_at <= now, Job.cancel_requested.is_(False))
+        .order_by(Job.id)
+        .with_for_update(skip_locked=True)
+        .execution_options(populate_existing=True)
+    )
+    ended = list(session.scalars(late))
+    for job in ended:
+        job.cancel_requested = True
+        job.error_code, job.error_retryable = DEADLINE, True
+        job.error_message = (
+            f"its deadline, {job.deadline_at:%Y-%m-%dT%H:%M:%SZ}, passed before it was done; ask again with more time, "
+            "or when less is queued"
+        )
+        if job.status is QUEUED:
+            _end(session, job, "cancel", now)
+    return ended
 
 
 def recover(session: Session, *, now: datetime, max_attempts: int, owner: str | None = None) -> list[Job]:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -81,6 +82,13 @@ class JobStatus(enum.StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELED = "canceled"
+
+
+class JobPriority(enum.StrEnum):
+    """How soon a job's turn comes; store/jobs.py says what that means in the line."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
 
 
 class DatasetStatus(enum.StrEnum):
@@ -181,12 +189,16 @@ class TrainingPreview(Record):
     created_at: Mapped[datetime] = mapped_column(default=_now)
 
 
+HAS_DEADLINE = text("deadline_at IS NOT NULL")
+
+
 class Job(Record):
     """A long action, its state and its progress; the row is the truth (docs/jobs.md)."""
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index("ix_jobs_claim", "status", "kind", "priority", "turn_at", "id"),
+        Index("ix_jobs_claim", "status", "kind", "turn_at", "id"),
+        Index("ix_jobs_late", "status", "deadline_at", sqlite_where=HAS_DEADLINE, postgresql_where=HAS_DEADLINE),
         Index("ix_jobs_model", "model_id", "status"),
     )
 
@@ -204,8 +216,11 @@ class Job(Record):
     finished_at: Mapped[datetime | None]
 
     # The line
-    priority: Mapped[int] = mapped_column(default=0)  # higher first
-    turn_at: Mapped[datetime] = mapped_column(default=_now)  # when it (last) joined the line; earlier first
+    priority: Mapped[JobPriority] = mapped_column(_words(JobPriority), default=JobPriority.INTERACTIVE)
+    turn_at: Mapped[datetime] = mapped_column(
+        default=_now
+    )  # when its turn is due, earlier first; later than now: it yields
+    deadline_at: Mapped[datetime | None]  # ended as canceled if it has not succeeded by then; None: no matter when
 
     # The lease
     owner: Mapped[str | None] = mapped_column(String(200))

@@ -1,4 +1,5 @@
-"""The reconciler: takes jobs from workers that are gone, rings for what is queued and forgotten, sweeps up after writers."""
+"""The reconciler: takes jobs from workers that are gone, ends those that are too late, rings for what is queued and forgotten,
+sweeps up after writers."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ log = logging.getLogger(__name__)
 
 
 def reconcile(resources: Resources, *, owner: str | None = None) -> None:
-    """Puts every job with an expired lease back into the line, or ends it, and rings for all that is queued.
+    """Puts every job with an expired lease back into the line, or ends it, cancels what missed its deadline, and rings for
+    all that is queued.
 
     Args:
         resources: what to look through.
@@ -21,13 +23,13 @@ def reconcile(resources: Resources, *, owner: str | None = None) -> None:
     """
     database = resources.database
     with database.transaction() as session:
-        recovered = jobs.recover(
-            session, now=database.now(session), max_attempts=resources.settings.max_attempts, owner=owner
-        )
+        now = database.now(session)
+        late = jobs.end_late(session, now=now)  # first, so that none of them goes back into the line
+        recovered = jobs.recover(session, now=now, max_attempts=resources.settings.max_attempts, owner=owner)
         lanes = jobs.lanes_waiting(session)
     for job in recovered:
         log.warning("%s %s was recovered from a worker that is gone: %s", job.kind.value, job.id, job.status.value)
-    resources.tell(*(status_notice(job) for job in recovered))
+    resources.tell(*(status_notice(job) for job in {job.id: job for job in (*late, *recovered)}.values()))
     resources.ring(*sorted(lanes))
 
 

@@ -70,11 +70,13 @@ class SliceSampler:
         settings, database = resources.settings, resources.database
         held = heartbeat.held()
         with database.transaction() as session:
+            now = database.now(session)
+            late = jobs.end_late(session, now=now)
             slices = claim_slices(
                 session,
                 held,
                 owner=self._station.owner,
-                now=database.now(session),
+                now=now,
                 lease_s=settings.lease_s,
                 max_images=settings.max_batch,
             )
@@ -82,11 +84,12 @@ class SliceSampler:
             heartbeat.hold(part.claim)
         known = {claim.job_id for claim in held}
         resources.tell(
+            *(status_notice(job) for job in late),
             *(
                 Notice(part.claim.job_id, "status", {"status": "running", "error": None})
                 for part in slices
                 if part.claim.job_id not in known
-            )
+            ),
         )
         if sum(part.count for part in slices) == settings.max_batch:
             resources.ring(Lane.SAMPLE)  # a full batch may leave work behind: wake another device

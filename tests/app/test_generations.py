@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
+import httpx
 import pytest
 
+from store import jobs
 from store.queue import Lane
 from store.records import Job, JobKind, Model
-from tests.app.conftest import PNG, Service, assert_problem, at_the_same_time
+from store.resources import status_notice
+from tests.app.conftest import PNG, Service, assert_problem, at_the_same_time, eventually
 
 
 def test_a_generation_is_queued_and_pinned_to_the_newest_weights(service: Service) -> None:
@@ -87,6 +92,80 @@ def test_a_model_without_weights_is_a_conflict(service: Service) -> None:
     response = service.http.post("/v1/generations", json={"model": service.add_model(has_weights=False)})
     problem = assert_problem(response, 409, "model_not_ready", "/model")
     assert "can_generate" in problem["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("body", "priority"),
+    [
+        ({"n": 32}, "interactive"),
+        ({"n": 33}, "batch"),
+        ({"n": 33, "priority": "interactive"}, "interactive"),
+        ({"n": 1, "priority": "batch"}, "batch"),
+    ],
+)
+def test_what_fits_one_batch_is_interactive_unless_it_says_otherwise(
+    service: Service, body: dict[str, Any], priority: str
+) -> None:
+    job = service.http.post("/v1/generations", json={"model": service.add_model(), **body}).json()
+    assert job["priority"] == priority
+
+
+def test_a_deadline_is_a_moment_or_seconds_from_now_and_the_earlier_one_holds(service: Service) -> None:
+    body = {"model": service.add_model()}
+    ask = partial(service.http.post, "/v1/generations")
+    assert ask(json=body).json()["deadline_at"] is None
+    moment = "2100-01-01T00:00:00Z"
+    assert ask(json={**body, "deadline_at": moment}).json()["deadline_at"] == moment
+
+    job = ask(json={**body, "deadline_at": moment}, headers={"Cancel-After": "90.5"}).json()
+
+    asked_at, deadline_at = (datetime.fromisoformat(job[name]) for name in ("created_at", "deadline_at"))
+    assert (deadline_at - asked_at).total_seconds() == 90.5
+
+
+def test_a_deadline_that_makes_no_sense_is_refused(service: Service) -> None:
+    body = {"model": service.add_model()}
+    for seconds in ("0", "-1", "soon", "1e99"):
+        response = service.http.post("/v1/generations", json=body, headers={"Cancel-After": seconds})
+        assert_problem(response, 422, "invalid_parameter", "cancel-after")
+    past = service.http.post("/v1/generations", json={**body, "deadline_at": "2026-01-01T00:00:00Z"})
+    assert "has passed" in assert_problem(past, 422, "invalid_parameter", "/deadline_at")["detail"]
+    zoneless = service.http.post("/v1/generations", json={**body, "deadline_at": "2100-01-01T00:00:00"})
+    assert_problem(zoneless, 422, "invalid_parameter", "/deadline_at")
+
+
+def test_who_waits_past_the_deadline_is_told_that_it_has_passed(service: Service) -> None:
+    """Given a queue that nobody works on but the reconciler, I expect a conflict that says so, and no image."""
+    body = {"model": service.add_model()}
+
+    def end_what_is_late() -> None:
+        assert service.queue.rung.wait(5)
+        with service.resources.database.transaction() as session:
+            (job,) = jobs.end_late(session, now=service.resources.database.now(session) + timedelta(seconds=60))
+        service.resources.tell(status_notice(job))
+
+    with at_the_same_time(end_what_is_late):
+        response = service.http.post("/v1/generations", json=body, headers={"Prefer": "wait=9", "Cancel-After": "30"})
+
+    problem = assert_problem(response, 409, "job_canceled")
+    assert "deadline" in problem["detail"]
+    assert problem["job"]["error"]["code"] == "deadline"
+    assert problem["job"]["result"] == {"images": 0}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_client_that_goes_away_takes_its_job_along_if_it_said_so(service: Service, asked: bool) -> None:
+    body = {"model": service.add_model(), "cancel_on_disconnect": asked}
+
+    with pytest.raises(httpx.ReadTimeout):
+        service.http.post("/v1/generations", json=body, headers={"Prefer": "wait=9"}, timeout=0.5)
+
+    eventually(lambda: service.news.listeners == 0)  # the server has noticed
+    [job] = service.http.get("/v1/jobs").json()["data"]
+    if asked:
+        eventually(lambda: service.http.get(f"/v1/jobs/{job['id']}").json()["status"] == "canceled")
+    else:
+        assert job["status"] == "queued"
 
 
 def sample_when_rung(service: Service) -> None:

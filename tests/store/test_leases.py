@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import datetime
 
 import pytest
 from sqlalchemy.orm import Session
@@ -15,7 +16,7 @@ from store.database import Database
 from store.errors import LeaseLost
 from store.jobs import Claim
 from store.queue import Lane
-from store.records import Job, JobKind, JobStatus
+from store.records import Job, JobKind, JobPriority, JobStatus
 from tests.store.desk import (
     LEASE_S,
     NOW,
@@ -41,14 +42,71 @@ def test_a_claim_says_all_that_the_worker_needs(database: Database) -> None:
     assert (job.owner, job.fence, job.attempts, job.lease_until, job.started_at) == ("w1", 1, 1, later(30), NOW)
 
 
-def test_the_line_goes_by_priority_then_by_turn(database: Database) -> None:
-    second = submit(database, now=later(1))
-    third = submit(database, now=later(2))
-    first = submit(database, now=later(3), priority=1)
+def test_the_line_goes_by_the_time_of_each_turn_and_a_batch_job_yields_for_a_while(database: Database) -> None:
+    batch = submit(database, priority=JobPriority.BATCH)
+    first = submit(database, now=later(1))
+    second = submit(database, now=later(jobs.BATCH_YIELDS_S - 1))
+    last = submit(database, now=later(jobs.BATCH_YIELDS_S + 1))
 
     assert [one.job_id for one in claim(database, limit=2)] == [first, second]
-    assert [one.job_id for one in claim(database, limit=2)] == [third]
+    assert [one.job_id for one in claim(database, limit=2)] == [batch, last]
     assert claim(database) == []
+
+
+def test_a_claim_knows_how_long_its_job_has_waited(database: Database) -> None:
+    submit(database)
+    assert claim(database, now=later(2.5))[0].waited_s == 2.5
+
+
+def test_a_job_whose_deadline_has_passed_is_never_claimed(database: Database) -> None:
+    submit(database, deadline_at=later(5))
+    in_time = submit(database, deadline_at=later(6))
+
+    assert [one.job_id for one in claim(database, now=later(5), limit=2)] == [in_time]
+
+
+def test_a_queued_job_whose_deadline_has_passed_is_canceled_and_says_why(database: Database) -> None:
+    late, in_time, whenever = (
+        submit(database, deadline_at=later(5)),
+        submit(database, deadline_at=later(9)),
+        submit(database),
+    )
+
+    assert [job.id for job in end_late(database, later(5))] == [late]
+
+    job = look(database, late)
+    assert (job.status, job.error_code, job.error_retryable) == (JobStatus.CANCELED, "deadline", True)
+    assert "2026-03-01T12:00:05Z" in (job.error_message or "")
+    assert (job.finished_at, job.result, job.attempts) == (later(5), {"images": 0}, 0)
+    assert {look(database, job_id).status for job_id in (in_time, whenever)} == {JobStatus.QUEUED}
+    assert end_late(database, later(5)) == []
+
+
+def test_a_running_job_whose_deadline_has_passed_is_asked_to_stop_and_says_why_in_the_end(database: Database) -> None:
+    one = claimed(database, deadline_at=later(5))
+
+    assert [job.status for job in end_late(database, later(5))] == [JobStatus.RUNNING]
+
+    write(database, lambda session: jobs.stop(session, one, now=later(6)))
+    job = look(database, one.job_id)
+    assert (job.status, job.error_code) == (JobStatus.CANCELED, "deadline")
+
+
+def test_a_running_job_that_is_done_before_it_sees_that_it_is_late_succeeds_without_an_error(
+    database: Database,
+) -> None:
+    one = claimed(database, deadline_at=later(5))
+    end_late(database, later(5))
+
+    write(database, lambda session: jobs.succeed(session, one, now=later(6), result={}))
+
+    job = look(database, one.job_id)
+    assert (job.status, job.error_code) == (JobStatus.SUCCEEDED, None)
+
+
+def end_late(database: Database, now: datetime) -> list[Job]:
+    with database.transaction() as session:
+        return jobs.end_late(session, now=now)
 
 
 def test_only_the_kinds_asked_for_are_claimed(database: Database) -> None:

@@ -45,7 +45,8 @@ def tables(url: str) -> dict[str, object]:
 
 def _described(seen: Inspector, table: str) -> object:
     return {
-        "columns": [(c["name"], str(c["type"]), c["nullable"], c["default"]) for c in seen.get_columns(table)],
+        # In no order: PostgreSQL appends what a migration adds.
+        "columns": {c["name"]: (str(c["type"]), c["nullable"], c["default"]) for c in seen.get_columns(table)},
         "key": seen.get_pk_constraint(table)["constrained_columns"],
         "references": [(k["constrained_columns"], k["referred_table"]) for k in seen.get_foreign_keys(table)],
         "unique": sorted(u["column_names"] for u in seen.get_unique_constraints(table)),
@@ -142,7 +143,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "next"
-down_revision = "0003"
+down_revision = "0004"
 
 def upgrade():
     with op.batch_alter_table("jobs") as jobs:
@@ -163,7 +164,7 @@ def test_a_later_migration_may_alter_a_table_that_others_refer_to(
             text(
                 "INSERT INTO jobs (id, kind, status, request, created_at, priority, turn_at, fence, attempts, "
                 "cancel_requested, cursor, done, unit) "
-                "VALUES ('job_1', 'sample', 'queued', '{}', '2026-01-01', 0, '2026-01-01', 0, 0, 0, 0, 0, 'images')"
+                "VALUES ('job_1', 'sample', 'queued', '{}', '2026-01-01', 'batch', '2026-01-01', 0, 0, 0, 0, 0, 'images')"
             )
         )
         session.execute(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from store import jobs
 from store.database import Database
 from store.jobs import Claim
-from store.records import Image, Job, JobKind, JobStatus
+from store.records import Image, Job, JobKind, JobPriority, JobStatus
 from store.slices import Slice, claim_slices, commit_slices
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -23,11 +24,14 @@ def later(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
 
-def submit(database: Database, n: int, *, model: str = "mdl_1", at_s: float = 0, priority: int = 0) -> str:
+def submit(
+    database: Database, n: int, *, model: str = "mdl_1", at_s: float = 0, batch: bool = False, **columns: Any
+) -> str:
     with database.transaction() as session:
         return jobs.submit(
             session, JobKind.SAMPLE, {"n": n, "seed": 0, "label": None}, now=later(at_s), total=n,
-            model_id=model.partition("@")[0], checkpoint=f"models/{model}", priority=priority,
+            model_id=model.partition("@")[0], checkpoint=f"models/{model}",
+            priority=JobPriority.BATCH if batch else JobPriority.INTERACTIVE, **columns,
         ).id  # fmt: skip
 
 
@@ -108,11 +112,88 @@ def test_jobs_for_the_same_weights_share_a_batch_and_others_wait(database: Datab
     assert plan(Sampler(database, "s2").claim()) == [(other_weights, 0, 1)]
 
 
-def test_the_highest_priority_picks_the_weights(database: Database, sampler: Sampler) -> None:
-    submit(database, 1, model="mdl_1@a", at_s=0)
-    urgent = submit(database, 1, model="mdl_2@a", at_s=5, priority=1)
+def test_the_job_whose_turn_is_due_first_picks_the_weights(database: Database, sampler: Sampler) -> None:
+    submit(database, 1, model="mdl_1@a", batch=True, at_s=0)
+    urgent = submit(database, 1, model="mdl_2@a", at_s=5)
 
-    assert plan(sampler.claim()) == [(urgent, 0, 1)]
+    assert plan(sampler.claim(6)) == [(urgent, 0, 1)]
+
+
+def test_a_batch_job_fills_the_places_that_interactive_ones_leave(database: Database, sampler: Sampler) -> None:
+    batch = submit(database, 100, batch=True, at_s=0)
+    urgent = submit(database, 3, at_s=1)
+
+    assert plan(sampler.claim(2)) == [(urgent, 0, 3), (batch, 0, 5)]
+
+
+def test_interactive_jobs_without_end_do_not_starve_a_batch_job(database: Database, sampler: Sampler) -> None:
+    """Given a full batch of new interactive jobs each second, I expect the batch job's slices all the same, at intervals."""
+    batch = submit(database, 16, model="mdl_2@a", batch=True, at_s=0)
+    served = {}
+    for second in range(95):
+        for _ in range(2):
+            submit(database, 8, model="mdl_1@a", at_s=second)  # twice what one claim takes: the line never ends
+        slices = sampler.claim(second)
+        for job in sampler.commit(slices, at_s=second):
+            served[job.id, job.cursor] = second
+
+    # At twice the load everybody's turn comes at twice its time.
+    assert [cursor for job_id, cursor in served if job_id == batch] == [8, 16]
+    assert jobs.BATCH_YIELDS_S <= served[batch, 8] <= 2 * jobs.BATCH_YIELDS_S + 2
+
+
+def test_batch_jobs_without_end_do_not_starve_an_interactive_one(database: Database, sampler: Sampler) -> None:
+    """Given a long line of batch jobs, and large ones that return after each slice, I expect a newcomer soon."""
+    for number in range(20):
+        submit(database, 100, model=f"mdl_{number}@a", batch=True, at_s=number)
+    for second in range(20, 25):
+        sampler.commit(sampler.claim(second), at_s=second)
+    urgent = submit(database, 1, model="mdl_new@a", at_s=25)
+    at_s = 25.0
+    while look(database, urgent).status is JobStatus.QUEUED:
+        at_s += 0.5
+        sampler.commit(sampler.claim(at_s), at_s=at_s)
+
+    # Before it went only the batch jobs that were 15 s older and had not had a slice since: of the seconds 5 to 10.
+    assert at_s - 25 == 0.5 * (6 + 1)
+
+
+def test_a_late_job_gets_no_slice_and_a_running_one_no_further(database: Database, sampler: Sampler) -> None:
+    big = submit(database, 100, deadline_at=later(10))
+    sampler.commit(sampler.claim(1), at_s=2)
+    submit(database, 1, at_s=3, deadline_at=later(9))
+    other = submit(database, 1, at_s=4)
+
+    assert plan(sampler.claim(8))[0][0] == big
+    assert plan(sampler.claim(10)) == [(other, 0, 1)]
+
+
+def test_the_head_of_a_long_line_is_found_by_its_index(sqlite_url: str) -> None:
+    """Given thousands in the line, I expect no sort of all of them for each batch."""
+    database = Database(sqlite_url)
+    submit(database, 1)
+    statements: list[tuple[str, Any]] = []
+
+    def listen(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            statements.append((statement, parameters))
+
+    with database.transaction() as session:
+        event.listen(session.connection().engine, "before_cursor_execute", listen)
+        claim_slices(session, [], owner="s1", now=NOW, lease_s=LEASE_S, max_images=8)
+        jobs.end_late(session, now=NOW)
+        event.remove(session.connection().engine, "before_cursor_execute", listen)
+        plans = [
+            " ".join(
+                row[3] for row in session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            )
+            for statement, parameters in statements
+        ]
+
+    first, riders, late = plans
+    assert first == riders == "SEARCH jobs USING INDEX ix_jobs_claim (status=? AND kind=?)"
+    assert "ix_jobs_late" in late
+    database.close()
 
 
 def test_a_batch_holds_no_more_images_than_it_may(database: Database, sampler: Sampler) -> None:

@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,7 +144,9 @@ class Desk:
             )
             return job.id
 
-    def sample_job(self, n: int, seed: int = 0, label: int | None = None, model: str = "mdl_squares") -> str:
+    def sample_job(
+        self, n: int, seed: int = 0, label: int | None = None, model: str = "mdl_squares", **columns: Any
+    ) -> str:
         with self.resources.database.transaction() as session:
             row = session.get_one(Model, model)
             job = jobs.submit(
@@ -154,6 +157,7 @@ class Desk:
                 model_id=model,
                 checkpoint=row.checkpoint,
                 total=n,
+                **columns,
             )
             return job.id
 

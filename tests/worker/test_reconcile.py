@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 
 from store.queue import Lane, MemoryQueue
-from store.records import JobKind, JobStatus
+from store.records import Job, JobKind, JobStatus
 from store.resources import Resources
 from tests.worker.conftest import Desk
 from worker.reconcile import Reconciler, reconcile
@@ -41,6 +42,21 @@ def test_a_job_that_keeps_losing_its_worker_fails_with_the_reason(desk: Desk) ->
     job = desk.job(job_id)
     assert (job.status, job.error_code) == (JobStatus.FAILED, "worker_lost")
     assert desk.events(job_id)[-1] == "done"
+
+
+def test_what_missed_its_deadline_is_canceled_whether_it_waits_or_its_worker_is_gone(desk: Desk) -> None:
+    desk.model()
+    past = datetime(2026, 1, 1, tzinfo=UTC)
+    claimed = desk.sample_job(1, deadline_at=datetime.now(UTC) + timedelta(hours=1))
+    desk.claim(JobKind.SAMPLE, lease_s=-1.0)
+    with desk.resources.database.transaction() as session:
+        session.get_one(Job, claimed).deadline_at = past
+    queued = desk.sample_job(1, deadline_at=past)
+    reconcile(desk.resources)
+    for job_id in (claimed, queued):
+        job = desk.job(job_id)
+        assert (job.status, job.error_code) == (JobStatus.CANCELED, "deadline")
+        assert desk.events(job_id) == ["done"]
 
 
 def test_forgotten_bells_are_rung_by_the_thread(desk: Desk, resources: Resources) -> None:

@@ -4,7 +4,8 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from models.generator import Generator
 from models.sampling import RenderedImage, SampleItem, Sampler
 from store import jobs
 from store.queue import Lane
-from store.records import Image, JobKind, JobStatus
+from store.records import Image, Job, JobKind, JobStatus
 from tests.worker.conftest import Desk
 from worker.running import Station
 from worker.sampler import SliceSampler
@@ -107,6 +108,54 @@ def test_a_queued_job_that_was_canceled_is_never_computed(desk: Desk, sampler: S
     sampler.serve()
     assert desk.job(job_id).status is JobStatus.CANCELED
     assert images_of(desk, job_id) == []
+
+
+def test_of_jobs_that_are_late_or_canceled_while_queued_not_one_image_is_computed(
+    desk: Desk, sampler: SliceSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = watched_seeds(monkeypatch)
+    desk.model()
+    wanted, canceled = desk.sample_job(2, seed=0), desk.sample_job(8, seed=100)
+    late = desk.sample_job(8, seed=200, deadline_at=datetime(2026, 1, 1, tzinfo=UTC))
+    with desk.resources.database.transaction() as session:
+        jobs.request_cancel(session, canceled, now=desk.resources.database.now(session))
+    sampler.serve()
+    assert seeds == [0, 1]
+    assert desk.job(wanted).status is JobStatus.SUCCEEDED
+    job = desk.job(late)
+    assert (job.status, job.error_code) == (JobStatus.CANCELED, "deadline")
+    assert desk.events(late) == ["done"]
+
+
+def test_a_large_job_whose_deadline_passes_between_two_slices_stops_and_keeps_what_it_has(
+    desk: Desk, sampler: SliceSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.model()
+    job_id = desk.sample_job(24)
+
+    def passes(_: object) -> None:
+        with desk.resources.database.transaction() as session:
+            session.get_one(Job, job_id).deadline_at = datetime(2026, 1, 1, tzinfo=UTC)
+
+    seeds = watched_seeds(monkeypatch, passes)
+    sampler.serve()
+    job = desk.job(job_id)
+    assert (job.status, job.error_code, job.cursor, job.result) == (JobStatus.CANCELED, "deadline", 8, {"images": 8})
+    assert seeds == list(range(8))
+
+
+def watched_seeds(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[object], None] = lambda _: None) -> list[int]:
+    """The seeds of every picture that is rendered from now on, in order."""
+    seeds: list[int] = []
+    original = Sampler.sample
+
+    def watched(self: Sampler, items: Sequence[SampleItem]) -> list[RenderedImage]:
+        seeds.extend(item.seed for item in items)
+        meanwhile(items)
+        return original(self, items)
+
+    monkeypatch.setattr(Sampler, "sample", watched)
+    return seeds
 
 
 def test_a_running_job_that_is_canceled_stops_at_the_next_slice_and_keeps_what_it_has(
