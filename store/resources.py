@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from store.blobs import Blobs, LocalBlobs
 from store.database import Database
@@ -11,6 +11,7 @@ from store.errors import RedisUnavailable
 from store.events import EventBus, Notice, RedisBus
 from store.queue import CeleryQueue, Lane, Queue
 from store.records import Job
+from store.reports import MemoryReports, RedisReports, Reports
 from store.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -18,13 +19,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resources:
-    """Database, blobs, events and queue."""
+    """Database, blobs, events, queue, and what workers report."""
 
     settings: Settings
     database: Database
     blobs: Blobs
     bus: EventBus
     queue: Queue
+    reports: Reports = field(default_factory=MemoryReports)
 
     @classmethod
     def open(cls, settings: Settings) -> Resources:
@@ -35,6 +37,7 @@ class Resources:
             blobs=LocalBlobs(settings.resolved_blobs_dir),
             bus=RedisBus(settings.redis_url),
             queue=CeleryQueue(settings.redis_url),
+            reports=RedisReports(settings.redis_url),
         )
 
     def tell(self, *notices: Notice) -> None:
@@ -54,6 +57,7 @@ class Resources:
 
     def close(self) -> None:
         """Closes every connection."""
+        self.reports.close()
         self.queue.close()
         self.bus.close()
         self.database.close()

@@ -77,8 +77,8 @@ class GeneratorCache:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the weights that are loaded."""
-        return sum(sampler.generator.size_bytes for sampler in self._loaded.values())
+        """Bytes of the weights that are loaded; any thread may ask."""
+        return sum(sampler.generator.size_bytes for sampler in list(self._loaded.values()))
 
 
 def _buckets(max_batch: int) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from store.settings import Settings, load_settings
 from worker.heartbeat import Heartbeat
 from worker.reconcile import Reconciler
 from worker.running import Station
+from worker.statistics import Reporter, WorkerStatistics
 from worker.tasks import register
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     resources = Resources.open(settings)
     try:
-        with Heartbeat(resources) as heartbeat:
-            device, *further = arguments.device.split(",")
-            work(Station(arguments.name, resources, heartbeat, device, tuple(further)), arguments.lane)
+        device, *further = arguments.device.split(",")
+        statistics = WorkerStatistics(arguments.name, arguments.lane.value, arguments.device)
+        with Heartbeat(resources) as heartbeat, Reporter(resources.reports, statistics):
+            station = Station(
+                arguments.name, resources, heartbeat, device, further=tuple(further), statistics=statistics
+            )
+            work(station, arguments.lane)
     finally:
         resources.close()
     return 0

@@ -22,6 +22,7 @@ from store.records import Job
 from store.resources import Resources, status_notice
 from worker.errors import Canceled, HandedBack, failure
 from worker.heartbeat import Heartbeat
+from worker.statistics import WorkerStatistics
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Station:
     device: str = "cpu"
     further: tuple[str, ...] = ()
     draining: threading.Event = field(default_factory=threading.Event)  # set at SIGTERM: finish or hand back, soon
+    statistics: WorkerStatistics = field(default_factory=WorkerStatistics)
 
 
 class Run:

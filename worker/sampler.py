@@ -48,6 +48,7 @@ class SliceSampler:
             max_batch=settings.max_batch,
             copies=settings.scratch_dir / "generators",
         )
+        station.statistics.cache_bytes = lambda: self._cache.size_bytes
 
     def serve(self) -> None:
         """Renders until nothing is queued, or the worker drains; then hands back what is unfinished."""
@@ -68,8 +69,9 @@ class SliceSampler:
     def _claim(self) -> list[Slice]:
         resources, heartbeat = self._resources, self._station.heartbeat
         settings, database = resources.settings, resources.database
+        statistics = self._station.statistics
         held = heartbeat.held()
-        with database.transaction() as session:
+        with statistics.stage("claim"), database.transaction() as session:
             now = database.now(session)
             late = jobs.end_late(session, now=now)
             slices = claim_slices(
@@ -83,6 +85,9 @@ class SliceSampler:
         for part in slices:
             heartbeat.hold(part.claim)
         known = {claim.job_id for claim in held}
+        for part in slices:
+            if part.claim.job_id not in known and part.claim.attempt == 1:
+                statistics.note_wait(part.claim.waited_s)
         resources.tell(
             *(status_notice(job) for job in late),
             *(
@@ -117,7 +122,8 @@ class SliceSampler:
             for part in slices
             for position in range(part.start, part.start + part.count)
         ]
-        rendered = sampler.sample(items)
+        with self._station.statistics.stage("render"):
+            rendered = sampler.sample(items)
         places = [(part, part.start + k) for part in slices for k in range(part.count)]
         classes, images_seen = sampler.generator.classes, sampler.generator.images_seen
         with self._resources.database.snapshot() as session:
@@ -130,6 +136,7 @@ class SliceSampler:
         images = list(self._encoders.map(store, places, rendered))
         images_per_s = len(images) / max(time.monotonic() - started, 1e-6)
         self._commit(slices, images, images_per_s)
+        self._station.statistics.note_batch(len(images), started)
 
     def _store(
         self, part: Slice, position: int, picture: RenderedImage, label: str | None, images_seen: int, now: datetime
@@ -137,10 +144,13 @@ class SliceSampler:
         claim, provenance = part.claim, self._resources.settings.provenance
         model_id = claim.model_id or ""
         chunks = text_chunks(model_id=model_id, images_seen=images_seen, seed=picture.seed, label=label)
-        data = encode(picture.pixels, text=chunks if provenance else None, xmp=xmp_packet() if provenance else None)
+        stage = self._station.statistics.stage
+        with stage("encode"):
+            data = encode(picture.pixels, text=chunks if provenance else None, xmp=xmp_packet() if provenance else None)
         # The key says what the picture is, so a second attempt writes the same bytes to the same place.
         key = f"images/{claim.job_id}/{position:06d}.png"
-        self._resources.blobs.put(key, data)
+        with stage("store"):
+            self._resources.blobs.put(key, data)
         height, width = picture.pixels.shape[1:]
         return Image(
             id=new_id("img"),
@@ -163,7 +173,7 @@ class SliceSampler:
             part.claim.job_id: [image for image in images if image.job_id == part.claim.job_id] for part in slices
         }
         database = self._resources.database
-        with database.transaction() as session:
+        with self._station.statistics.stage("commit"), database.transaction() as session:
             went_on = commit_slices(
                 session,
                 [(part, by_job[part.claim.job_id]) for part in slices],
