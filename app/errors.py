@@ -21,6 +21,7 @@ AppError
 │   ├── SourceNotFound       nothing is at the path to import
 │   ├── SourceUnreadable     the system does not let us look at the path to import
 │   └── KeyReused            the Idempotency-Key came with another request before
+├── QueueFull            as many images wait as may
 └── JobFailed            the job that was waited for failed; its own code and status
 """
 
@@ -47,6 +48,7 @@ class AppError(Exception):
         parameter: JSON pointer into the body (`/budget/images`), or the name of a query parameter, header or field.
         remedy: what to do about it.
         more: further members of the problem.
+        retry_after_s: when it may succeed; None: the table's for this class.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class AppError(Exception):
         parameter: str | None = None,
         remedy: str | None = None,
         more: Mapping[str, Any] | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -64,6 +67,7 @@ class AppError(Exception):
         self.parameter = parameter
         self.remedy = remedy
         self.more = dict(more or {})
+        self.retry_after_s = retry_after_s
 
 
 class MalformedRequest(AppError):
@@ -146,6 +150,10 @@ class KeyReused(InvalidParameter):
     """The Idempotency-Key came with another request before."""
 
 
+class QueueFull(AppError):
+    """As many images wait as may."""
+
+
 class JobFailed(AppError):
     """The job that was waited for failed.
 
@@ -195,6 +203,7 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     SourceNotFound: Answer(422, "source_not_found"),
     SourceUnreadable: Answer(422, "source_unreadable"),
     KeyReused: Answer(422, "idempotency_key_reused"),
+    QueueFull: Answer(429, "queue_full", retry_after_s=30),
     JobFailed: Answer(500, "job_failed"),
     store.StoreError: Answer(500, "internal_error"),
     store.SettingsError: Answer(500, "settings_error"),

@@ -12,8 +12,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from app.dependencies import NO_NULL, Attached, CancelAfter, IdempotencyKey, NewsOfJobs, PreferredWait
-from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, NotAcceptable
+from app.backlog import Backlog
+from app.dependencies import NO_NULL, Attached, CancelAfter, IdempotencyKey, NewsOfJobs, PreferredWait, Room
+from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, NotAcceptable, Problem
 from app.images import images_of_job, png
 from app.jobs import Job, cancel, read, wait_for
 from app.models import find as find_model
@@ -77,6 +78,11 @@ class Generation(BaseModel):
     response_model=Job,
     responses={
         **ACCEPTED,
+        429: {
+            "model": Problem,
+            "description": "As many images wait as may (`queue_full`); `Retry-After` says when there should be room.",
+            "headers": {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}},
+        },
         201: {
             "model": Job,
             "description": "`Prefer: wait` was given and the images are made; with `Accept: image/png` the PNG itself.",
@@ -88,6 +94,7 @@ async def create_generation(
     request: Request,
     resources: Attached,
     news: NewsOfJobs,
+    room: Room,
     body: Generation,
     idempotency_key: IdempotencyKey,
     preferred_wait_s: PreferredWait,
@@ -98,7 +105,7 @@ async def create_generation(
     as_png = _wants_png(accept, body.n)
     longest = resources.settings.max_wait_s
     wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if as_png else 0.0)
-    job = await anyio.to_thread.run_sync(_submit, resources, body, idempotency_key, cancel_after_s)
+    job = await anyio.to_thread.run_sync(_submit, resources, room, body, idempotency_key, cancel_after_s)
     if wait_s > 0:
         job = await wait_for(request, resources, news, job.id, timeout_s=wait_s, until=lambda job: job.has_ended)
         if body.cancel_on_disconnect and not job.has_ended and await request.is_disconnected():
@@ -110,13 +117,16 @@ async def create_generation(
     return response
 
 
-def _submit(resources: Resources, body: Generation, key: str | None, cancel_after_s: float | None) -> Job:
-    most = resources.settings.max_images_per_request
+def _submit(
+    resources: Resources, room: Backlog, body: Generation, key: str | None, cancel_after_s: float | None
+) -> Job:
+    settings = resources.settings
+    most = min(settings.max_images_per_request, settings.max_queued_images)
     if body.n > most:
         raise InvalidParameter(
             f"n: {body.n:,} images are more than the {most:,} that one request may ask for",
             parameter="/n",
-            remedy=f"ask several times, or raise {PREFIX}MAX_IMAGES_PER_REQUEST",
+            remedy=f"ask several times, or raise {PREFIX}MAX_IMAGES_PER_REQUEST (and MAX_QUEUED_IMAGES)",
             more={"bounds": f"integer from 1 to {most}"},
         )
     seed = body.seed if body.seed is not None else secrets.randbelow(catalog.MAX_SEED + 2 - body.n)
@@ -139,7 +149,7 @@ def _submit(resources: Resources, body: Generation, key: str | None, cancel_afte
                 more={"model_status": model.status.value},
             )
         now = resources.database.now(session)
-        fits_a_batch = body.n <= resources.settings.max_batch
+        fits_a_batch = body.n <= settings.max_batch
         return jobs.submit(
             session,
             JobKind.SAMPLE,
@@ -154,7 +164,8 @@ def _submit(resources: Resources, body: Generation, key: str | None, cancel_afte
             idempotency=idempotency.columns if idempotency else None,
         )
 
-    row, is_new = submit(resources, idempotency, create)
+    with room.place_for(body.n):
+        row, is_new = submit(resources, idempotency, create)
     return Job.of(row, []) if is_new else read(resources, row.id)
 
 

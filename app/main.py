@@ -30,6 +30,7 @@ from app import (
     problems,
     trainings,
 )
+from app.backlog import Backlog
 from app.errors import Problem
 from app.imports import ImportByPath, UploadForm
 from app.middleware import Gate
@@ -107,7 +108,7 @@ def create_app(resources: Resources | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         attached = resources if resources is not None else Resources.open(settings)
         news = News(attached.bus)
-        app.state.resources, app.state.news = attached, news
+        app.state.resources, app.state.news, app.state.backlog = attached, news, Backlog(attached)
         news.start()
         try:
             yield

@@ -61,7 +61,8 @@ def respond(scope: Scope, error: Exception) -> ProblemResponse:
     """Return the response to any error; one that nobody foresaw is logged with its traceback."""
     answer = answer_to(type(error))
     status = error.status if isinstance(error, JobFailed) else answer.status
-    headers = {"Retry-After": str(answer.retry_after_s)} if answer.retry_after_s is not None else None
+    retry_after_s = (error.retry_after_s if isinstance(error, AppError) else None) or answer.retry_after_s
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s is not None else None
     if isinstance(error, AppError):
         if status >= 500 and not isinstance(error, JobFailed):
             log.error("%s %s: %s", scope["method"], scope["path"], error)

@@ -61,6 +61,12 @@ class Settings(BaseSettings):
     max_images_per_request: int = Field(
         10_000, ge=1, description="Most images that one generation request may ask for."
     )
+    max_queued_images: int = Field(
+        100_000,
+        ge=1,
+        description="Most images that may wait to be generated, over all requests; "
+        "more are answered with 429 and `Retry-After`.",
+    )
     max_wait_s: float = Field(60.0, ge=0, description="Longest time that `Prefer: wait=n` is honoured, in seconds.")
 
     # Jobs
