@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 Pixels = npt.NDArray[np.uint8]  # [C, H, W]
 
 _XMP_KEYWORD = "XML:com.adobe.xmp"  # where readers look for XMP in a PNG, XMP Specification Part 3, section 1.1.5
+COMPRESS_LEVEL = 3  # of zlib-ng: a tenth larger than by its default of 6, in a third of the time
 _GAP_PX = 2
 _GAP_VALUE = 24  # nearly black
 
@@ -50,7 +51,7 @@ def encode(pixels: Pixels, text: Mapping[str, str] | None = None, xmp: str | Non
         chunks.add_itxt(_XMP_KEYWORD, xmp)
     image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=chunks)
+    image.save(file, "PNG", pnginfo=chunks, compress_level=COMPRESS_LEVEL)
     return file.getvalue()
 
 

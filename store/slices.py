@@ -1,36 +1,79 @@
 """Slices: the parts of sample jobs that share one forward pass.
 
-A job for more images than a batch is a cursor: a sampler takes a slice, commits it, and goes to the end of the line.
+A job for more images than a batch is a cursor: a sampler takes a slice, commits it, and goes to the end of the line. Batches
+are made many times a second, so a whole one is claimed or committed by a handful of statements, however many jobs it has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import literal, select, tuple_
+from sqlalchemy import Row, func, insert, literal, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from store import jobs
-from store.errors import LeaseLost
-from store.jobs import RUNNING, Claim
-from store.records import Image, Job, JobKind, JobStatus, UtcDateTime
+from store.jobs import RUNNING, SUCCEEDED, Claim
+from store.records import Image, Job, JobKind, JobPriority, JobStatus, UtcDateTime
 
 LINE = (Job.turn_at, Job.id)  # the order in which jobs are taken; ix_jobs_claim has it
+
+# What a claim reads of a row; whole records would cost more than the statements.
+COLUMNS = (
+    Job.id, Job.status, Job.fence, Job.attempts, Job.cursor, Job.total, Job.request, Job.dataset_id, Job.model_id,
+    Job.checkpoint, Job.priority, Job.turn_at, Job.created_at,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Images `start … start + count - 1` of one claimed job."""
+    """Images `start … start + count - 1` of one claimed job that wants `total`."""
 
     claim: Claim
     start: int
     count: int
+    total: int
+
+    @property
+    def end(self) -> int:
+        """The position after its last image."""
+        return self.start + self.count
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the job is complete with it."""
+        return self.end >= self.total
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a job is with a slice that was stored."""
+
+    job_id: str
+    done: int  # images stored
+    total: int
+    images_per_s: float | None
+    eta_s: float | None  # 0 once it has ended
+    ended: bool  # it is complete, and has succeeded
+
+
+def work_waits(session: Session) -> bool:
+    """Whether a sample job is queued; for looking without a lock."""
+    found = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.kind == JobKind.SAMPLE).limit(1)
+    return session.execute(found).first() is not None
 
 
 def claim_slices(
-    session: Session, held: Collection[Claim], *, owner: str, now: datetime, lease_s: float, max_images: int
+    session: Session,
+    held: Collection[Claim],
+    *,
+    owner: str,
+    now: datetime,
+    lease_s: float,
+    max_images: int,
+    ahead: Mapping[str, int] | None = None,
 ) -> list[Slice]:
     """Return the next batch: slices of jobs that want the same weights, at most `max_images` images in all.
 
@@ -45,7 +88,9 @@ def claim_slices(
         now: the database's time.
         lease_s: how long a new claim is good for, in seconds.
         max_images: the batch's size, at least 1.
+        ahead: by job, the position up to which images are in the making, though their slices are not committed yet.
     """
+    ahead = ahead or {}
     mine = {claim.job_id: claim for claim in held}
     going_on = _still_held(session, mine, owner, now)
     queued = (Job.kind == JobKind.SAMPLE, Job.status == JobStatus.QUEUED, jobs.in_time(now))
@@ -54,80 +99,164 @@ def claim_slices(
     # Locked at once: if another sampler is just taking the first in the line, ours is the next, maybe for other weights.
     # And only where it is our first: what we lock and leave, another would skip and go to sleep.
     first = (
-        session.scalars(
-            select(Job).where(*queued, *before).order_by(*LINE).limit(1).with_for_update(skip_locked=True)
+        session.execute(
+            select(*COLUMNS).where(*queued, *before).order_by(*LINE).limit(1).with_for_update(skip_locked=True)
         ).first()
         or first
     )
     if first is None:
         return []
-    riders = (
-        select(Job)
+    weights = (first.model_id, first.checkpoint)
+    riders = session.execute(
+        select(*COLUMNS)
         .where(*queued, Job.model_id == first.model_id, Job.checkpoint == first.checkpoint)
         .order_by(*LINE)
         .limit(max_images)  # each job takes at least one place
         .with_for_update(skip_locked=True)
-        .execution_options(populate_existing=True)
-    )
-    in_line = [job for job in going_on if (job.model_id, job.checkpoint) == (first.model_id, first.checkpoint)]
+    ).all()
     slices: list[Slice] = []
+    turns: dict[JobPriority, list[str]] = {}
     room = max_images
-    for job in sorted([*in_line, *session.scalars(riders)], key=_turn):
+    in_line = [row for row in going_on if (row.model_id, row.checkpoint) == weights]
+    for row in sorted([*in_line, *riders], key=_turn):
         if room == 0:
             break
-        claim = mine[job.id] if job.status is RUNNING else jobs.take(job, owner=owner, now=now, lease_s=lease_s)
-        count = min(room, int(job.total or 0) - job.cursor)
-        slices.append(Slice(claim, job.cursor, count))
-        room -= count
+        claim = mine[row.id] if row.status is RUNNING else _taken(row, owner, now)
+        start, total = max(row.cursor, ahead.get(row.id, 0)), int(row.total or 0)
+        part = Slice(claim, start, min(room, total - start), total)
+        slices.append(part)
+        room -= part.count
+        if not part.is_last:
+            turns.setdefault(row.priority, []).append(row.id)
+    if fresh := [part.claim.job_id for part in slices if part.claim.job_id not in mine]:  # as jobs.take does it
+        session.execute(
+            update(Job)
+            .where(Job.id.in_(fresh))
+            .values(
+                status=RUNNING,
+                owner=owner,
+                lease_until=now + timedelta(seconds=lease_s),
+                fence=Job.fence + 1,
+                attempts=Job.attempts + 1,
+                started_at=func.coalesce(Job.started_at, now),
+            )
+            .execution_options(synchronize_session=False)
+        )
+    for priority, job_ids in turns.items():  # to the end of the line now: the next claim may come before the commit
+        session.execute(
+            update(Job)
+            .where(Job.id.in_(job_ids))
+            .values(turn_at=jobs.turn_at(priority, now))
+            .execution_options(synchronize_session=False)
+        )
     return slices
 
 
-def _still_held(session: Session, mine: Mapping[str, Claim], owner: str, now: datetime) -> list[Job]:
+def _still_held(session: Session, mine: Mapping[str, Claim], owner: str, now: datetime) -> list[Row[Any]]:
     """Those of our jobs that are still ours and wanted, locked."""
     if not mine:
         return []
     # Our own heartbeat may be holding these rows: they are waited for.
-    rows = session.scalars(
-        select(Job)
+    rows = session.execute(
+        select(*COLUMNS)
         .where(Job.id.in_(mine), Job.status == RUNNING, Job.owner == owner)
         .where(Job.cancel_requested.is_(False), jobs.in_time(now))
         .order_by(Job.id)
         .with_for_update()
-        .execution_options(populate_existing=True)
     )
-    return [job for job in rows if job.fence == mine[job.id].fence]
+    return [row for row in rows if row.fence == mine[row.id].fence]
 
 
-def _turn(job: Job) -> tuple[datetime, str]:
-    return job.turn_at, job.id
+def _taken(row: Row[Any], owner: str, now: datetime) -> Claim:
+    return Claim(
+        job_id=row.id,
+        kind=JobKind.SAMPLE,
+        owner=owner,
+        fence=row.fence + 1,
+        attempt=row.attempts + 1,
+        request=row.request,
+        cursor=row.cursor,
+        dataset_id=row.dataset_id,
+        model_id=row.model_id,
+        checkpoint=row.checkpoint,
+        waited_s=(now - row.created_at).total_seconds(),
+    )
+
+
+def _turn(row: Row[Any]) -> tuple[datetime, str]:
+    return row.turn_at, row.id
 
 
 def commit_slices(
     session: Session, made: Sequence[tuple[Slice, Sequence[Image]]], *, now: datetime, images_per_s: float | None
-) -> list[Job]:
+) -> list[Outcome]:
     """Store the images of a batch, and end the jobs that are complete with them.
 
     A slice whose lease was lost, or whose start is no longer the job's cursor, is dropped: someone else made it.
 
     Returns:
-        The jobs that went on, each with its new cursor.
+        How far the jobs are whose slices were stored.
     """
-    went_on = []
-    for part, images in sorted(made, key=lambda pair: pair[0].claim.job_id):  # one order for everybody: no deadlocks
-        try:
-            job = jobs.hold(session, part.claim)
-        except LeaseLost:
+    rows = session.execute(
+        select(Job.id, Job.status, Job.owner, Job.fence, Job.cursor, Job.priority)
+        .where(Job.id.in_([part.claim.job_id for part, _ in made]))
+        .order_by(Job.id)  # one order for everybody: no deadlocks
+        .with_for_update()
+    )
+    locked = {row.id: row for row in rows}
+    images: list[Image] = []
+    outcomes, turns = [], {}
+    for part, pictures in made:
+        row, claim = locked.get(part.claim.job_id), part.claim
+        if row is None or row.status is not RUNNING or (row.owner, row.fence) != (claim.owner, claim.fence):
+            continue  # as jobs.hold says it
+        if row.cursor != part.start:
             continue
-        if job.cursor != part.start:
-            continue
-        session.add_all(images)
-        jobs.advance(session, part.claim, part.start + part.count)
-        left = int(job.total or 0) - job.cursor
-        job.done = job.cursor
-        job.rate = images_per_s
-        job.eta_s = left / images_per_s if images_per_s else None
-        job.turn_at = jobs.turn_at(job.priority, now)
-        if left == 0:
-            jobs.succeed(session, part.claim, now=now, result={"images": job.cursor})
-        went_on.append(job)
-    return went_on
+        images.extend(pictures)
+        turns[row.id] = jobs.turn_at(row.priority, now)
+        left_s = (part.total - part.end) / images_per_s if images_per_s else None
+        outcomes.append(Outcome(claim.job_id, part.end, part.total, images_per_s, left_s, part.is_last))
+    if images:
+        columns = [column.key for column in Image.__mapper__.column_attrs]
+        session.execute(insert(Image), [{name: getattr(image, name) for name in columns} for image in images])
+    if further := [outcome for outcome in outcomes if not outcome.ended]:  # as jobs.advance and jobs.report
+        session.execute(
+            update(Job),
+            [
+                {
+                    "id": outcome.job_id,
+                    "cursor": outcome.done,
+                    "done": float(outcome.done),
+                    "attempts": 1,
+                    "rate": outcome.images_per_s,
+                    "eta_s": outcome.eta_s,
+                    "turn_at": turns[outcome.job_id],
+                }
+                for outcome in further
+            ],
+        )
+    if complete := [outcome for outcome in outcomes if outcome.ended]:  # as jobs.succeed
+        session.execute(
+            update(Job),
+            [
+                {
+                    "id": outcome.job_id,
+                    "status": SUCCEEDED,
+                    "cursor": outcome.done,
+                    "done": float(outcome.done),
+                    "attempts": 1,
+                    "turn_at": turns[outcome.job_id],
+                    "result": {"images": outcome.done},
+                    "error_code": None,
+                    "error_message": None,
+                    "error_retryable": None,
+                    "owner": None,
+                    "lease_until": None,
+                    "rate": None,
+                    "eta_s": 0.0,
+                    "finished_at": now,
+                }
+                for outcome in complete
+            ],
+        )
+    return outcomes

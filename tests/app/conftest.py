@@ -119,7 +119,8 @@ class Worker:
             made.append((part, images))
         with database.transaction() as session:
             ended = slices.commit_slices(session, made, now=database.now(session), images_per_s=100.0)
-        self._resources.tell(*map(status_notice, ended))
+            rows = [session.get_one(Job, outcome.job_id) for outcome in ended]
+        self._resources.tell(*map(status_notice, rows))
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,17 @@ def test_a_second_put_replaces_the_first(blobs: Blobs) -> None:
     assert blobs.get(KEY) == b"after"
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_many_are_put_at_once_and_replace_what_was_there(blobs: Blobs, count: int) -> None:
+    blobs.put("images/a/0", b"before")
+    wanted = {f"images/{'ab'[number % 2]}/{number}": bytes([number]) * 10 for number in range(count)}
+
+    blobs.put_many(wanted)
+
+    assert blobs.keys("images") == sorted(wanted)
+    assert {key: blobs.get(key) for key in wanted} == wanted
+
+
 def test_a_file_is_copied_not_taken(blobs: Blobs, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"kept")
@@ -341,3 +352,16 @@ def test_a_folder_deleted_under_a_writer_is_made_again(local: LocalBlobs) -> Non
         local.delete("images")
 
     assert local.keys("images") == [KEY]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_many_on_a_full_disk_leave_nothing_half_written(local: LocalBlobs, count: int) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); import signal; "
+    limit += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    code = (
+        f"{limit}from pathlib import Path; from store.blobs import LocalBlobs; from store.errors import StorageFull\n"
+        f"try: LocalBlobs(Path({str(local.root)!r})).put_many({{f'images/{{k}}': b'x' * 9000 for k in range({count})}})\n"
+        "except StorageFull: print('full')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "full\n"
+    assert files_below(local.root) == []

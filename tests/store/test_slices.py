@@ -14,7 +14,8 @@ from store import jobs
 from store.database import Database
 from store.jobs import Claim
 from store.records import Image, Job, JobKind, JobPriority, JobStatus
-from store.slices import Slice, claim_slices, commit_slices
+from store.slices import Outcome, Slice, claim_slices, commit_slices
+from tests.store.desk import columns_of
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LEASE_S = 30.0
@@ -42,21 +43,21 @@ class Sampler:
         self.database, self.owner, self.max_images = database, owner, max_images
         self.held: dict[str, Claim] = {}
 
-    def claim(self, at_s: float = 0) -> list[Slice]:
+    def claim(self, at_s: float = 0, ahead: dict[str, int] | None = None) -> list[Slice]:
         with self.database.transaction() as session:
             slices = claim_slices(
                 session, list(self.held.values()), owner=self.owner, now=later(at_s), lease_s=LEASE_S,
-                max_images=self.max_images,
+                max_images=self.max_images, ahead=ahead,
             )  # fmt: skip
         self.held.update({part.claim.job_id: part.claim for part in slices})
         return slices
 
-    def commit(self, slices: Sequence[Slice], at_s: float = 0) -> list[Job]:
+    def commit(self, slices: Sequence[Slice], at_s: float = 0) -> list[Outcome]:
         with self.database.transaction() as session:
             went_on = commit_slices(
                 session, [(part, pictures(part)) for part in slices], now=later(at_s), images_per_s=4
             )
-        going = {job.id for job in went_on if job.finished_at is None}
+        going = {outcome.job_id for outcome in went_on if not outcome.ended}
         for part in slices:
             if part.claim.job_id not in going:
                 self.held.pop(part.claim.job_id, None)
@@ -107,7 +108,7 @@ def test_jobs_for_the_same_weights_share_a_batch_and_others_wait(database: Datab
     batch = sampler.claim()
 
     assert plan(batch) == [(first, 0, 2), (rider, 0, 3)]
-    assert {job.status for job in sampler.commit(batch)} == {JobStatus.SUCCEEDED}
+    assert all(outcome.ended for outcome in sampler.commit(batch))
     assert plan(sampler.claim()) == [(other_model, 0, 1)]
     assert plan(Sampler(database, "s2").claim()) == [(other_weights, 0, 1)]
 
@@ -134,8 +135,8 @@ def test_interactive_jobs_without_end_do_not_starve_a_batch_job(database: Databa
         for _ in range(2):
             submit(database, 8, model="mdl_1@a", at_s=second)  # twice what one claim takes: the line never ends
         slices = sampler.claim(second)
-        for job in sampler.commit(slices, at_s=second):
-            served[job.id, job.cursor] = second
+        for outcome in sampler.commit(slices, at_s=second):
+            served[outcome.job_id, outcome.done] = second
 
     # At twice the load everybody's turn comes at twice its time.
     assert [cursor for job_id, cursor in served if job_id == batch] == [8, 16]
@@ -209,8 +210,9 @@ def test_a_big_job_goes_to_the_end_of_the_line_and_small_ones_overtake(database:
     assert plan(batch) == [(big, 0, 8)]
     small = submit(database, 1, model="mdl_2@a", at_s=1)
 
-    [job] = sampler.commit(batch, at_s=2)
+    assert sampler.commit(batch, at_s=2) == [Outcome(big, 8, 20, 4, 3, ended=False)]
 
+    job = look(database, big)
     assert (job.status, job.cursor, job.done, job.rate, job.eta_s) == (JobStatus.RUNNING, 8, 8, 4, 3)
     batch = sampler.claim(3)
     assert plan(batch) == [(small, 0, 1)]
@@ -220,7 +222,8 @@ def test_a_big_job_goes_to_the_end_of_the_line_and_small_ones_overtake(database:
     sampler.commit(batch, at_s=6)
     batch = sampler.claim(7)
     assert plan(batch) == [(big, 16, 4)]
-    [job] = sampler.commit(batch, at_s=8)
+    assert sampler.commit(batch, at_s=8) == [Outcome(big, 20, 20, 4, 0, ended=True)]
+    job = look(database, big)
     assert (job.status, job.result, job.done, job.eta_s) == (JobStatus.SUCCEEDED, {"images": 20}, 20, 0)
     assert positions(database, big) == list(range(20))
     assert look(database, big).fence == 1  # one claim for all its slices
@@ -239,6 +242,37 @@ def test_a_big_job_lets_riders_in_beside_it(database: Database, sampler: Sampler
     assert plan(sampler.claim(5)) == [(small, 0, 2), (big, 16, 6)]
 
 
+def test_the_next_slice_begins_where_those_in_the_making_end(database: Database, sampler: Sampler) -> None:
+    """Given a slice that is not committed yet, I expect the one after it, and both to be stored in their order."""
+    big = submit(database, 20)
+    first = sampler.claim()
+    small = submit(database, 1, at_s=1)
+
+    second = sampler.claim(2, ahead={big: 8})
+    assert plan(second) == [(big, 8, 8)]
+    third = sampler.claim(3, ahead={big: 16})
+    assert plan(third) == [(small, 0, 1), (big, 16, 4)]  # to the end of the line, although nothing is committed
+
+    assert sampler.commit(second) == []  # out of turn
+    for batch in (first, second, third):
+        sampler.commit(batch)
+    assert positions(database, big) == list(range(20))
+
+
+def test_a_job_that_a_batch_completes_looks_like_any_other_that_succeeded(database: Database, sampler: Sampler) -> None:
+    made, other = submit(database, 2), submit(database, 2)
+    [claim] = [part.claim for part in sampler.claim() if part.claim.job_id == other]
+    with database.transaction() as session:
+        jobs.advance(session, claim, 2)
+        jobs.succeed(session, claim, now=later(5), result={"images": 2})
+    part = Slice(next(one for one in sampler.held.values() if one.job_id == made), 0, 2, 2)
+
+    sampler.commit([part], at_s=5)
+
+    left, right = (columns_of(look(database, job_id)) for job_id in (made, other))
+    assert {name for name in left if left[name] != right[name]} == {"id", "turn_at"}
+
+
 def test_a_dropped_slice_leaves_the_others_committed(database: Database, sampler: Sampler) -> None:
     lost, kept = submit(database, 2, at_s=0), submit(database, 2, at_s=1)
     batch = sampler.claim()
@@ -247,11 +281,11 @@ def test_a_dropped_slice_leaves_the_others_committed(database: Database, sampler
     other = Sampler(database, "s2")
     theirs = other.claim()
 
-    assert [job.id for job in sampler.commit(batch)] == [kept]
+    assert [outcome.job_id for outcome in sampler.commit(batch)] == [kept]
 
     assert positions(database, lost) == []
     assert positions(database, kept) == [0, 1]
-    assert [job.id for job in other.commit(theirs)] == [lost]
+    assert [outcome.job_id for outcome in other.commit(theirs)] == [lost]
     assert positions(database, lost) == [0, 1]
 
 
@@ -280,7 +314,7 @@ def test_a_crash_goes_on_at_the_cursor_and_every_image_is_stored_once(database: 
 
     assert plan(batch) == plan(late) == [(job_id, 8, 4)]
     assert sampler.commit(late) == []
-    assert [job.status for job in other.commit(batch)] == [JobStatus.SUCCEEDED]
+    assert [outcome.ended for outcome in other.commit(batch)] == [True]
     assert sampler.commit(late) == []
     assert positions(database, job_id) == list(range(12))
 

@@ -1,0 +1,159 @@
+"""Pictures that were developed: encoded, stored, committed, and told of, a batch at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from models.png import encode
+from models.sampling import RenderedImage
+from store.events import Notice
+from store.identifiers import new_id
+from store.records import Image
+from store.resources import Resources
+from store.slices import Outcome, Slice, commit_slices
+from worker.provenance import text_chunks, xmp_packet
+from worker.statistics import WorkerStatistics
+
+ENCODERS = 4  # threads that compress PNGs; zlib releases the interpreter's lock
+FOLDER = slice(4, 12)  # of a job's id: the time it was made, in steps of about a minute
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Slices and their pictures, in one order."""
+
+    slices: tuple[Slice, ...]
+    pictures: tuple[RenderedImage, ...]
+    classes: Sequence[str] | None  # what labels are called
+    images_seen: int  # by the weights that made them
+    started: float  # when rendering began, seconds of the monotonic clock
+
+    def split(self) -> list[Batch]:
+        """Each slice as a batch of its own."""
+        parts, start = [], 0
+        for part in self.slices:
+            parts.append(replace(self, slices=(part,), pictures=self.pictures[start : start + part.count]))
+            start += part.count
+        return parts
+
+    def places(self) -> Iterator[tuple[Slice, int]]:
+        """For each picture its slice and its position in the job."""
+        return ((part, position) for part in self.slices for position in range(part.start, part.end))
+
+
+class PictureStore:
+    """Keeps pictures: blobs first, then rows, then news."""
+
+    def __init__(self, resources: Resources, statistics: WorkerStatistics) -> None:
+        self._resources = resources
+        self._statistics = statistics
+        self._encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encoder")
+        self._xmp = xmp_packet()
+
+    def keep(self, batch: Batch) -> list[Outcome]:
+        """Stores the batch, and tells who watches; returns how far the jobs are whose slices were stored.
+
+        Raises:
+            Unavailable: a resource does not answer; nothing was committed.
+            StorageFull: no room; nothing was committed.
+        """
+        database = self._resources.database
+        places, stage = list(batch.places()), self._statistics.stage
+        with stage("encode"):
+            files = list(
+                self._encoders.map(lambda place, picture: self._encode(place, picture, batch), places, batch.pictures)
+            )
+        # The key says what the picture is, so a second attempt writes the same bytes to the same place.
+        keys = [_key(part.claim.job_id, position) for part, position in places]
+        with stage("store"):
+            self._resources.blobs.put_many(dict(zip(keys, files, strict=True)))
+        images_per_s = len(files) / max(time.monotonic() - batch.started, 1e-6)
+        with stage("commit"), database.transaction() as session:
+            now = database.now(session)
+            rows = [
+                _row(place, picture, key, data, batch, now)
+                for place, picture, key, data in zip(places, batch.pictures, keys, files, strict=True)
+            ]
+            by_job = _by_job(rows)
+            outcomes = commit_slices(
+                session,
+                [(part, by_job[part.claim.job_id]) for part in batch.slices],
+                now=now,
+                images_per_s=images_per_s,
+            )
+        self._resources.tell(*(notice for outcome in outcomes for notice in _notices(outcome, by_job[outcome.job_id])))
+        self._statistics.note_batch(len(files), batch.started)
+        return outcomes
+
+    def _encode(self, place: tuple[Slice, int], picture: RenderedImage, batch: Batch) -> bytes:
+        if not self._resources.settings.provenance:
+            return encode(picture.pixels)
+        text = text_chunks(
+            model_id=place[0].claim.model_id or "",
+            images_seen=batch.images_seen,
+            seed=picture.seed,
+            label=_class_name(picture, batch),
+        )
+        return encode(picture.pixels, text=text, xmp=self._xmp)
+
+
+def _key(job_id: str, position: int) -> str:
+    # Those of a minute share a folder: a new one for each job would cost more than its one picture.
+    return f"images/{job_id[FOLDER]}/{job_id}-{position:06d}.png"
+
+
+def _row(place: tuple[Slice, int], picture: RenderedImage, key: str, data: bytes, batch: Batch, now: datetime) -> Image:
+    (part, position), (height, width) = place, picture.pixels.shape[1:]
+    return Image(
+        id=new_id("img"),
+        job_id=part.claim.job_id,
+        position=position,
+        model_id=part.claim.model_id or "",
+        checkpoint=part.claim.checkpoint or "",
+        seed=picture.seed,
+        label=_class_name(picture, batch),
+        width=width,
+        height=height,
+        blob=key,
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        created_at=now,
+    )
+
+
+def _class_name(picture: RenderedImage, batch: Batch) -> str | None:
+    return batch.classes[picture.label] if batch.classes is not None and picture.label is not None else None
+
+
+def _by_job(rows: Sequence[Image]) -> Mapping[str, list[Image]]:
+    found: dict[str, list[Image]] = {}
+    for row in rows:
+        found.setdefault(row.job_id, []).append(row)
+    return found
+
+
+def _notices(outcome: Outcome, images: Sequence[Image]) -> Iterator[Notice]:
+    for image in images:
+        yield Notice(
+            outcome.job_id,
+            "image",
+            {"position": image.position, "id": image.id, "url": f"/v1/images/{image.id}/content"},
+        )
+    yield Notice(
+        outcome.job_id,
+        "progress",
+        {
+            "done": float(outcome.done),
+            "total": float(outcome.total),
+            "unit": "images",
+            "rate": None if outcome.ended else outcome.images_per_s,
+            "eta_s": outcome.eta_s,
+        },
+    )
+    if outcome.ended:
+        yield Notice(outcome.job_id, "done", {"status": "succeeded", "error": None})
