@@ -126,6 +126,8 @@ class Client:
         seed: int | None = None,
         patience: int | None = None,
         on_trouble: str | None = None,
+        init_from: str | None = None,
+        stop_on_memorising: bool | None = None,
         held_out: float | None = None,
         promote_best: bool | None = None,
     ) -> JsonObject:
@@ -142,6 +144,8 @@ class Client:
             seed: of everything random; None: the service chooses.
             patience: measurements without a better FD-domain that end it; None: none do.
             on_trouble: note, stop or rollback; None: the service chooses.
+            init_from: id of a model to begin with; None: fresh weights.
+            stop_on_memorising: whether it ends before pictures are copied; None: with `init_from`.
             held_out: share of the pictures that are not learned from; None: none.
             promote_best: whether the model ends as its best checkpoint; None: the service chooses.
         """
@@ -149,6 +153,7 @@ class Client:
         optional: JsonObject = {"preset": preset, "name": name, "resolution": resolution, "seed": seed}
         optional |= {"patience": patience, "promote_best": promote_best}
         optional |= {"on_trouble": on_trouble, "held_out": held_out}
+        optional |= {"init_from": init_from, "stop_on_memorising": stop_on_memorising}
         return self._json("POST", "/v1/trainings", json=body | _given(optional))
 
     def trainings(self, *, limit: int | None = None) -> list[JsonObject]:
