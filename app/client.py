@@ -67,6 +67,10 @@ class Client:
         """What `/readyz` says once the database, Redis and blobs are within reach."""
         return self._json("GET", "/readyz")
 
+    def system(self) -> JsonObject:
+        """What waits, which workers there are, and how fast they are."""
+        return self._json("GET", "/v1/system")
+
     def kinds(self) -> list[JsonObject]:
         """What can be trained: kinds with their options and bounds."""
         return self._page_of(self._json("GET", "/v1/kinds"))
