@@ -7,7 +7,6 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request
 
-from app.backlog import Backlog
 from app.errors import InvalidParameter
 from app.news import News
 from store.resources import Resources
@@ -26,11 +25,6 @@ async def _resources(request: Request) -> Resources:
 async def _news(request: Request) -> News:
     news: News = request.app.state.news
     return news
-
-
-async def _backlog(request: Request) -> Backlog:
-    backlog: Backlog = request.app.state.backlog
-    return backlog
 
 
 async def _idempotency_key(
@@ -88,7 +82,6 @@ async def _cancel_after_s(
 
 
 Attached = Annotated[Resources, Depends(_resources)]
-Room = Annotated[Backlog, Depends(_backlog)]
 NewsOfJobs = Annotated[News, Depends(_news)]
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 PreferredWait = Annotated[float | None, Depends(_wait_s)]

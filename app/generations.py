@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Annotated
 
 import anyio.to_thread
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Depends, Header, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from app.backlog import Backlog
-from app.dependencies import NO_NULL, Attached, CancelAfter, IdempotencyKey, NewsOfJobs, PreferredWait, Room
+from app.dependencies import NO_NULL, Attached, CancelAfter, IdempotencyKey, NewsOfJobs, PreferredWait
 from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, NotAcceptable, Problem
-from app.images import images_of_job, png
+from app.images import png
+from app.intake import Asked, Intake, Seen
 from app.jobs import Job, cancel, read, wait_for
 from app.models import find as find_model
-from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from app.submissions import ACCEPTED, Idempotency, Submission, accepted
 from models import catalog
 from store import jobs, records
 from store.errors import InvalidTransition
+from store.identifiers import new_id
 from store.records import JobKind, JobPriority, JobStatus
 from store.resources import Resources
 from store.settings import PREFIX
@@ -32,6 +34,14 @@ ROUTE = "/v1/generations"
 STATUS_OF_CODE = {"storage_full": 507, "data_missing": 409, "unknown_label": 422}
 
 router = APIRouter(prefix=ROUTE, tags=["generations"])
+
+
+async def _intake(request: Request) -> Intake:
+    intake: Intake = request.app.state.intake
+    return intake
+
+
+Desk = Annotated[Intake, Depends(_intake)]
 
 
 class Generation(BaseModel):
@@ -94,7 +104,7 @@ async def create_generation(
     request: Request,
     resources: Attached,
     news: NewsOfJobs,
-    room: Room,
+    intake: Desk,
     body: Generation,
     idempotency_key: IdempotencyKey,
     preferred_wait_s: PreferredWait,
@@ -105,21 +115,37 @@ async def create_generation(
     as_png = _wants_png(accept, body.n)
     longest = resources.settings.max_wait_s
     wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if as_png else 0.0)
-    job = await anyio.to_thread.run_sync(_submit, resources, room, body, idempotency_key, cancel_after_s)
-    if wait_s > 0:
-        job = await wait_for(request, resources, news, job.id, timeout_s=wait_s, until=lambda job: job.has_ended)
-        if body.cancel_on_disconnect and not job.has_ended and await request.is_disconnected():
-            job = await anyio.to_thread.run_sync(_cancel, resources, job.id)
-    response = await anyio.to_thread.run_sync(_answer, resources, job, as_png) if wait_s > 0 else accepted(job)
+    job_id = new_id("job")
+    with ExitStack() as listening:
+        ear = listening.enter_context(news.listen(job_id, end_only=True))  # before there is anything to hear of
+        row, is_new = await intake.submit(_submission(resources, body, job_id, idempotency_key, cancel_after_s))
+        asked = Asked(row.id, content=as_png)
+        if is_new:
+            seen = Seen(row, [])
+        else:  # the same request has come before, perhaps long ago
+            ear = listening.enter_context(news.listen(row.id, end_only=True))
+            seen = await intake.look(asked)
+        if wait_s > 0:
+            seen = await wait_for(
+                request,
+                ear,
+                lambda: intake.look(asked),
+                until=lambda seen: seen.has_ended,
+                timeout_s=wait_s,
+                seen=seen,
+            )
+    if body.cancel_on_disconnect and not seen.has_ended and await request.is_disconnected():
+        await anyio.to_thread.run_sync(_cancel, resources, row.id)
+    response = _answer(seen, as_png) if wait_s > 0 else accepted(Job.of(seen.job, list(seen.images)))
     if preferred_wait_s is not None:
         response.headers["Preference-Applied"] = f"wait={wait_s:g}"
     response.headers["Vary"] = "Accept, Prefer"
     return response
 
 
-def _submit(
-    resources: Resources, room: Backlog, body: Generation, key: str | None, cancel_after_s: float | None
-) -> Job:
+def _submission(
+    resources: Resources, body: Generation, job_id: str, key: str | None, cancel_after_s: float | None
+) -> Submission:
     settings = resources.settings
     most = min(settings.max_images_per_request, settings.max_queued_images)
     if body.n > most:
@@ -138,7 +164,7 @@ def _submit(
         )
     idempotency = Idempotency.of(ROUTE, key, body)
 
-    def create(session: Session) -> records.Job:
+    def create(session: Session, now: datetime) -> records.Job:
         # Locked, so that the model is not deleted between this check and the job that needs it.
         model = find_model(session, body.model, locked=True, parameter="/model")
         if model.checkpoint is None:
@@ -148,7 +174,6 @@ def _submit(
                 remedy="wait for the training's first checkpoint: `can_generate` of GET /v1/models/{id} is true then",
                 more={"model_status": model.status.value},
             )
-        now = resources.database.now(session)
         fits_a_batch = body.n <= settings.max_batch
         return jobs.submit(
             session,
@@ -162,11 +187,10 @@ def _submit(
             total=body.n,
             unit="images",
             idempotency=idempotency.columns if idempotency else None,
+            job_id=job_id,
         )
 
-    with room.place_for(body.n):
-        row, is_new = submit(resources, idempotency, create)
-    return Job.of(row, []) if is_new else read(resources, row.id)
+    return Submission(idempotency, create, body.n)
 
 
 def _deadline(given: datetime | None, cancel_after_s: float | None, now: datetime) -> datetime | None:
@@ -209,11 +233,24 @@ def _label_index(model: records.Model, label: int | str | None) -> int | None:
     return index
 
 
-def _answer(resources: Resources, job: Job, as_png: bool) -> Response:
+def _answer(seen: Seen, as_png: bool) -> Response:
     """Return the answer to somebody who waited."""
+    here = f"/v1/jobs/{seen.job.id}"
+    if seen.job.status is JobStatus.SUCCEEDED and as_png and seen.content is not None:
+        [image] = seen.images
+        response = png(image, seen.content)
+        response.status_code = 201
+        response.headers["Location"] = here
+        response.headers["Content-Location"] = f"/v1/images/{image.id}/content"
+        response.headers["Link"] = f'</v1/images/{image.id}>; rel="describedby", <{here}>; rel="related"'
+        response.headers["Cache-Control"] = (
+            "private, no-store"  # the answer to a POST; the Content-Location may be kept
+        )
+        return response
+    job = Job.of(seen.job, list(seen.images))
     if job.status is JobStatus.FAILED and job.error is not None:
         status = STATUS_OF_CODE.get(job.error.code, 503 if job.error.retryable else 500)
-        remedy = "send the request again" if job.error.retryable else f"see {job.links['self']}"
+        remedy = "send the request again" if job.error.retryable else f"see {here}"
         raise JobFailed(status, job.error.message, code=job.error.code, remedy=remedy, job=job.model_dump(mode="json"))
     if job.status is JobStatus.CANCELED:
         raise JobCanceled(
@@ -223,18 +260,7 @@ def _answer(resources: Resources, job: Job, as_png: bool) -> Response:
         )
     if job.status is not JobStatus.SUCCEEDED:
         return accepted(job)
-    location = {"Location": job.links["self"]}
-    if not as_png:
-        return Response(job.model_dump_json(), 201, media_type="application/json", headers=location)
-    with resources.database.snapshot() as session:
-        (image,), _ = images_of_job(session, job.id, limit=1)
-    response = png(resources, image)
-    response.status_code = 201
-    response.headers["Location"] = job.links["self"]
-    response.headers["Content-Location"] = f"/v1/images/{image.id}/content"
-    response.headers["Link"] = f'</v1/images/{image.id}>; rel="describedby", <{job.links["self"]}>; rel="related"'
-    response.headers["Cache-Control"] = "private, no-store"  # the answer to a POST; the Content-Location may be kept
-    return response
+    return Response(job.model_dump_json(), 201, media_type="application/json", headers={"Location": here})
 
 
 def _wants_png(accept: str | None, n: int) -> bool:

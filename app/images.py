@@ -157,13 +157,13 @@ def get_content(resources: Attached, image_id: ImageId, if_none_match: IfNoneMat
     etag, headers = f'"{image.sha256}"', {"Cache-Control": IMMUTABLE}
     if has_it(if_none_match, etag):
         return not_modified(etag, headers)
-    return png(resources, image)
+    return png(image, resources.blobs.get(image.blob))
 
 
-def png(resources: Attached, image: records.Image) -> Response:
+def png(image: records.Image, content: bytes) -> Response:
     """Return the response that holds an image's PNG."""
     headers = {"Cache-Control": IMMUTABLE, "ETag": f'"{image.sha256}"'}
-    return Response(resources.blobs.get(image.blob), media_type="image/png", headers=headers)
+    return Response(content, media_type="image/png", headers=headers)
 
 
 def _find(resources: Attached, image_id: str) -> records.Image:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -20,7 +20,7 @@ from app.caching import REVALIDATE, etag_of, has_it, not_modified
 from app.dependencies import After, Attached, IfNoneMatch, JobId, Limit, NewsOfJobs
 from app.images import EXAMPLE as IMAGE_EXAMPLE
 from app.images import Image, images_of_job
-from app.news import News
+from app.news import Ear
 from app.pages import Page, example_page, newest_first
 from store import jobs, records
 from store.errors import JobNotFound, Unavailable
@@ -30,6 +30,8 @@ from store.resources import Resources, status_notice
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+Sight = TypeVar("Sight")  # what a waiter sees of a job
 
 IMAGES_SHOWN = 100  # of a sample job, within the job itself
 REREAD_S = 5.0  # a waiter looks at the row at least this often, in case the bus lost a word
@@ -212,33 +214,38 @@ def read(resources: Resources, job_id: str) -> Job:
 
 
 async def wait_for(
-    request: Request, resources: Resources, news: News, job_id: str, *, timeout_s: float, until: Callable[[Job], bool]
-) -> Job:
-    """Return the job once `until` is true of it, or as it is when the time is up or nobody waits any more.
+    request: Request,
+    ear: Ear,
+    look: Callable[[], Awaitable[Sight]],
+    *,
+    until: Callable[[Sight], bool],
+    timeout_s: float,
+    seen: Sight | None = None,
+) -> Sight:
+    """Return what is seen once `until` is true of it, or the last of it when the time is up or nobody waits any more.
 
     Args:
         request: whose client waits; it must have sent its whole body.
-        timeout_s: longest wait, seconds.
+        ear: hears of the job since before it was last looked at, so that nothing falls between.
+        look: looks at the job.
         until: what is waited for.
-
-    Raises:
-        JobNotFound: there is no such job.
+        timeout_s: longest wait, seconds.
+        seen: what a look has shown already; None: looks at once.
     """
     deadline = anyio.current_time() + timeout_s
-    with news.listen(job_id) as ear:  # before the first look, so that nothing falls between
-        job = await anyio.to_thread.run_sync(read, resources, job_id)
-        gone = asyncio.create_task(_until_gone(request))
-        gone.add_done_callback(lambda _: ear.wake())
-        try:
-            while not (until(job) or ear.closing or gone.done()) and (left := deadline - anyio.current_time()) > 0:
-                await ear.wait(min(left, REREAD_S))
-                try:
-                    job = await anyio.to_thread.run_sync(read, resources, job_id)
-                except Unavailable as error:
-                    log.warning("waiting for %s goes on although: %s", job_id, error)
-        finally:
-            gone.cancel()
-    return job
+    found = seen if seen is not None else await look()
+    gone = asyncio.create_task(_until_gone(request))
+    gone.add_done_callback(lambda _: ear.wake())
+    try:
+        while not (until(found) or ear.closing or gone.done()) and (left := deadline - anyio.current_time()) > 0:
+            await ear.wait(min(left, REREAD_S))
+            try:
+                found = await look()
+            except Unavailable as error:
+                log.warning("a wait goes on although: %s", error)
+    finally:
+        gone.cancel()
+    return found
 
 
 async def _until_gone(request: Request) -> None:
@@ -299,11 +306,14 @@ async def get_job(
         changed = if_none_match is not None and not has_it(if_none_match, etag_of(_json(job)))
         return job.has_ended or changed
 
+    async def look() -> Job:
+        return await anyio.to_thread.run_sync(read, resources, job_id)
+
     if wait:
-        timeout_s = min(wait, resources.settings.max_wait_s)
-        job = await wait_for(request, resources, news, job_id, timeout_s=timeout_s, until=is_news)
+        with news.listen(job_id) as ear:
+            job = await wait_for(request, ear, look, until=is_news, timeout_s=min(wait, resources.settings.max_wait_s))
     else:
-        job = await anyio.to_thread.run_sync(read, resources, job_id)
+        job = await look()
     content = _json(job)
     etag, headers = etag_of(content), {"Cache-Control": REVALIDATE}
     if has_it(if_none_match, etag):

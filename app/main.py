@@ -26,15 +26,14 @@ from app import (
     jobs,
     kinds,
     learning,
-    metrics,
     models,
     problems,
-    system,
     trainings,
 )
 from app.backlog import Backlog
 from app.errors import Problem
 from app.imports import ImportByPath, UploadForm
+from app.intake import Intake
 from app.middleware import Gate
 from app.news import News
 from store.resources import Resources
@@ -56,7 +55,7 @@ TAGS = [
     {"name": "generations", "description": "New pictures."},
     {"name": "jobs", "description": "Long actions: their state, progress and events."},
     {"name": "images", "description": "Generated pictures."},
-    {"name": "health", "description": "Is it alive, can it work, how much does it do."},
+    {"name": "health", "description": "Is it alive, can it work."},
 ]
 ROUTERS = [
     router
@@ -74,9 +73,7 @@ ROUTERS = [
         jobs,
         events,
         images,
-        system,
         health,
-        metrics,
     )
     for router in [module.router]
 ]
@@ -112,7 +109,8 @@ def create_app(resources: Resources | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         attached = resources if resources is not None else Resources.open(settings)
         news = News(attached.bus)
-        app.state.resources, app.state.news, app.state.backlog = attached, news, Backlog(attached)
+        app.state.resources, app.state.news = attached, news
+        app.state.intake = Intake(attached, Backlog(attached))
         news.start()
         try:
             yield
@@ -125,9 +123,7 @@ def create_app(resources: Resources | None = None) -> FastAPI:
     app = FastAPIOffline(  # the docs page loads nothing from elsewhere
         title="Darkroom", version=version("darkroom"), description=DESCRIPTION, openapi_tags=TAGS, lifespan=lifespan
     )
-    app.state.metrics = metrics.Metrics()
     app.add_middleware(Gate, allowed_hosts=settings.allowed_hosts)
-    app.add_middleware(metrics.Meter, durations=app.state.metrics.durations)  # outermost: it measures refusals too
     problems.install(app)
     app.include_router(root)
     for router in ROUTERS:

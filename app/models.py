@@ -17,7 +17,7 @@ from app.datasets import delete_blobs, refuse_if_in_use
 from app.dependencies import After, Attached, IfNoneMatch, Limit, ModelId
 from app.errors import NotFound
 from app.pages import Page, example_page, newest_first
-from store import jobs, records
+from store import records
 from store.errors import BlobNotFound
 from store.records import ModelStatus
 from store.resources import Resources
@@ -39,7 +39,6 @@ EXAMPLE: dict[str, Any] = {
     "options": {"batch_size": 64, "latent_dim": 100},
     "seed": 0,
     "images_seen": 120000,
-    "init_from": None,
     "promoted": None,
     "metrics": {"losses": {"D": 0.71, "G": 1.9}, "images_per_s": 1210.5},
     "can_generate": True,
@@ -69,10 +68,6 @@ class Model(BaseModel):
     options: dict[str, Any] = Field(description="The options of its training, with every default filled in.")
     seed: int = Field(description="The seed of its training.")
     images_seen: int = Field(description="Images that its weights have learned from.")
-    init_from: dict[str, Any] | None = Field(
-        description="What its training began with: `model`, `name` and `images_seen` of another model, as they were then; null "
-        "where that was fresh weights."
-    )
     promoted: int | None = Field(
         description="`images_seen` of the checkpoint that was chosen, by hand or at the end of the training as the best; null "
         "while it is the newest."
@@ -107,7 +102,6 @@ class Model(BaseModel):
             options=model.options,
             seed=model.seed,
             images_seen=model.images_seen,
-            init_from=model.init_from,
             promoted=model.promoted,
             metrics=model.metrics,
             can_generate=model.checkpoint is not None,
@@ -142,7 +136,7 @@ def delete_model(resources: Attached, model_id: ModelId) -> None:
     """Deletes its weights for good; the images that it made stay. Refused while a job needs it."""
     with resources.database.transaction() as session:
         model = find(session, model_id, locked=True)
-        refuse_if_in_use(session, jobs.needs_model(model_id), f"the model {model_id}", "model_id")
+        refuse_if_in_use(session, records.Job.model_id == model_id, f"the model {model_id}", "model_id")
         session.delete(model)
     delete_blobs(resources, f"models/{model_id}")
     shutil.rmtree(resources.settings.resolved_tensorboard_dir / model_id, ignore_errors=True)
@@ -186,7 +180,10 @@ def find(session: Session, model_id: str, *, locked: bool = False, parameter: st
     Raises:
         NotFound: there is none.
     """
-    model = session.get(records.Model, model_id, with_for_update=True if locked else None)
+    ours: dict[str, records.Model] = session.info.setdefault("locked models", {})  # a session is one transaction
+    model = ours.get(model_id) or session.get(records.Model, model_id, with_for_update=True if locked else None)
+    if locked and model is not None:
+        ours[model_id] = model
     if model is None:
         raise NotFound(
             f"there is no model {model_id}",

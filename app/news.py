@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from store.errors import RedisUnavailable
@@ -22,10 +22,11 @@ RECONNECT_S = 1.0
 
 
 class Ear:
-    """One waiter's side: it hears of one job."""
+    """One waiter's side: it hears of one job; where `end_only`, only that it has ended."""
 
-    def __init__(self, news: News) -> None:
+    def __init__(self, news: News, end_only: bool) -> None:
         self._news = news
+        self.end_only = end_only
         self._heard = asyncio.Event()
 
     @property
@@ -84,9 +85,9 @@ class News:
         self._thread.join(timeout=6)  # the bus may take that long to time out
 
     @contextmanager
-    def listen(self, job_id: str) -> Iterator[Ear]:
+    def listen(self, job_id: str, *, end_only: bool = False) -> Iterator[Ear]:
         """An ear for one job while the block lasts; open it before looking at the row."""
-        ear = Ear(self)
+        ear = Ear(self, end_only)
         if self.closing:
             ear.wake()
         self._ears[job_id].add(ear)
@@ -114,18 +115,21 @@ class News:
                 log.exception("watching the bus failed; it starts again")
                 self._stop.wait(RECONNECT_S)
 
-    def _on_loop(self, job_ids: Collection[str] | None) -> None:
+    def _on_loop(self, heard: Mapping[str, bool] | None) -> None:
         if self._stop.is_set() or self._loop is None:
             return
-        if job_ids is None:
+        if heard is None:
             self._loop.call_soon_threadsafe(self._wake_all)
         else:
-            self._loop.call_soon_threadsafe(self._wake, job_ids)
+            self._loop.call_soon_threadsafe(self._wake, heard)
 
-    def _wake(self, job_ids: Collection[str]) -> None:
-        for job_id in job_ids:
+    def _wake(self, heard: Mapping[str, bool]) -> None:
+        for job_id, ended in heard.items():
             for ear in self._ears.get(job_id, ()):
-                ear.wake()
+                if ended or not ear.end_only:
+                    ear.wake()
 
     def _wake_all(self) -> None:
-        self._wake(list(self._ears))
+        for ears in self._ears.values():
+            for ear in ears:
+                ear.wake()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from fastapi import Response
@@ -14,7 +16,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.errors import KeyReused
+from app.backlog import Backlog
+from app.errors import AppError, KeyReused
 from app.jobs import Job
 from store import records
 from store.queue import LANE_OF
@@ -57,6 +60,56 @@ class Idempotency:
         return self.key, self.digest
 
 
+@dataclass(frozen=True)
+class Submission:
+    """A job that is to be made together with others."""
+
+    idempotency: Idempotency | None
+    create: Callable[
+        [Session, datetime], records.Job
+    ]  # refuses before it writes anything; is given the database's time
+    images: int  # that it adds to the line
+
+
+def submit_together(
+    resources: Resources, backlog: Backlog, submissions: Sequence[Submission]
+) -> list[tuple[records.Job, bool] | Exception]:
+    """Make jobs in one transaction, tell of all at once, and ring once.
+
+    Returns:
+        For each as `submit` does; what it was refused with instead, where it was.
+    """
+    try:
+        made = _submit_all(resources, backlog, submissions)
+    except IntegrityError:  # another process was faster with one of the keys
+        if len(submissions) > 1:
+            return [answer for one in submissions for answer in submit_together(resources, backlog, [one])]
+        made = _submit_all(resources, backlog, submissions)  # its job is found now
+    new = [answer[0] for answer in made if not isinstance(answer, Exception) and answer[1]]
+    if new:
+        resources.tell(*map(status_notice, new))
+        resources.ring(*{LANE_OF[job.kind] for job in new})
+    return made
+
+
+def _submit_all(
+    resources: Resources, backlog: Backlog, submissions: Sequence[Submission]
+) -> list[tuple[records.Job, bool] | Exception]:
+    made: list[tuple[records.Job, bool] | Exception] = []
+    with ExitStack() as places, resources.database.transaction() as session:
+        now = resources.database.now(session)
+        for one in submissions:
+            try:
+                with ExitStack() as place:
+                    place.enter_context(backlog.place_for(one.images))
+                    before = _made_before(session, one.idempotency)
+                    made.append((before, False) if before is not None else (one.create(session, now), True))
+                    places.push(place.pop_all())  # kept until the commit, and given back where that fails
+            except AppError as refusal:
+                made.append(refusal)
+    return made
+
+
 def submit(
     resources: Resources, idempotency: Idempotency | None, create: Callable[[Session], records.Job]
 ) -> tuple[records.Job, bool]:
@@ -84,17 +137,22 @@ def _submit(
     resources: Resources, idempotency: Idempotency | None, create: Callable[[Session], records.Job]
 ) -> tuple[records.Job, bool]:
     with resources.database.transaction() as session:
-        if idempotency is not None:
-            before = session.scalar(select(records.Job).where(records.Job.idempotency_key == idempotency.key))
-            if before is not None:
-                if before.idempotency_hash != idempotency.digest:
-                    raise KeyReused(
-                        f"this Idempotency-Key came with another request before, which made {before.id}",
-                        parameter="Idempotency-Key",
-                        remedy="use a new key for a new request",
-                    )
-                return before, False
-        return create(session), True
+        before = _made_before(session, idempotency)
+        return (before, False) if before is not None else (create(session), True)
+
+
+def _made_before(session: Session, idempotency: Idempotency | None) -> records.Job | None:
+    """The job that this key with this request has made; None where it is new."""
+    if idempotency is None:
+        return None
+    before = session.scalar(select(records.Job).where(records.Job.idempotency_key == idempotency.key))
+    if before is not None and before.idempotency_hash != idempotency.digest:
+        raise KeyReused(
+            f"this Idempotency-Key came with another request before, which made {before.id}",
+            parameter="Idempotency-Key",
+            remedy="use a new key for a new request",
+        )
+    return before
 
 
 def accepted(job: Job) -> Response:

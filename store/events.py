@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ HISTORY_LENGTH = 1000  # events kept for each job, at least; Redis trims in bloc
 HISTORY_S = 24 * 3600  # and for how long after the last
 NEWS_LENGTH = 10_000  # how far a slow watcher of all jobs may fall behind
 NEWS = "darkroom:news"
+ENDED = "done"  # type of the last notice of a job
 EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 
@@ -51,8 +52,8 @@ class Event:
 class Watch(Protocol):
     """Hears of every job from the moment it was opened."""
 
-    def next(self, timeout_s: float) -> set[str]:
-        """Ids of jobs with news since the last call; empty when none came in `timeout_s`."""
+    def next(self, timeout_s: float) -> dict[str, bool]:
+        """Jobs with news since the last call, and whether they have ended; empty when none came in `timeout_s`."""
 
 
 class EventBus(Protocol):
@@ -111,9 +112,9 @@ class RedisBus:
                 stream = _stream(notice.job_id)
                 fields = {"type": notice.type, "data": json.dumps(notice.data, separators=(",", ":"))}
                 pipeline.xadd(stream, fields, maxlen=HISTORY_LENGTH, approximate=True)  # type: ignore[arg-type]  # invariant dict
-                pipeline.expire(stream, HISTORY_S)
-            for job_id in dict.fromkeys(notice.job_id for notice in notices):
-                pipeline.xadd(NEWS, {"job": job_id}, maxlen=NEWS_LENGTH, approximate=True)
+            for job_id, ended in _by_job(notices).items():
+                pipeline.expire(_stream(job_id), HISTORY_S)
+                pipeline.xadd(NEWS, {"job": job_id, "ended": int(ended)}, maxlen=NEWS_LENGTH, approximate=True)
             pipeline.execute()
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:
@@ -141,7 +142,7 @@ class _RedisWatch:
         self._redis = client
         self._last = last
 
-    def next(self, timeout_s: float) -> set[str]:
+    def next(self, timeout_s: float) -> dict[str, bool]:
         deadline = time.monotonic() + timeout_s
         while True:
             left_s = deadline - time.monotonic()
@@ -149,15 +150,15 @@ class _RedisWatch:
             if news or left_s <= WATCH_S:
                 return news
 
-    def _look(self, block_s: float) -> set[str]:
+    def _look(self, block_s: float) -> dict[str, bool]:
         block_ms = max(1, int(block_s * 1000))  # 0 would wait for ever
         with _converted():
             streams: Any = self._redis.xread({NEWS: self._last}, count=1000, block=block_ms)
-        news = set()
+        news: dict[str, bool] = {}
         for _, rows in streams or []:
             for event_id, fields in rows:
                 self._last = event_id
-                news.add(fields["job"])
+                news[fields["job"]] = fields.get("ended") == "1" or news.get(fields["job"], False)
         return news
 
 
@@ -167,7 +168,7 @@ class MemoryBus:
     def __init__(self) -> None:
         self._news = threading.Condition()
         self._events: dict[str, list[Event]] = defaultdict(list)
-        self._told: list[str] = []
+        self._told: list[tuple[str, bool]] = []
 
     def publish(self, *notices: Notice) -> None:
         with self._news:
@@ -176,7 +177,7 @@ class MemoryBus:
                 number = int(kept[-1].id.removesuffix("-0")) + 1 if kept else 1
                 kept.append(Event(f"{number}-0", notice.type, json.loads(json.dumps(notice.data))))
                 del kept[:-HISTORY_LENGTH]
-                self._told.append(notice.job_id)
+                self._told.append((notice.job_id, notice.type == ENDED))
             self._news.notify_all()
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:
@@ -196,15 +197,25 @@ class MemoryBus:
 
 
 class _MemoryWatch:
-    def __init__(self, news: threading.Condition, told: list[str]) -> None:
+    def __init__(self, news: threading.Condition, told: list[tuple[str, bool]]) -> None:
         self._news, self._told, self._read = news, told, len(told)
 
-    def next(self, timeout_s: float) -> set[str]:
+    def next(self, timeout_s: float) -> dict[str, bool]:
         with self._news:
             self._news.wait_for(lambda: len(self._told) > self._read, timeout_s)
-            fresh = set(self._told[self._read :])
+            fresh: dict[str, bool] = {}
+            for job_id, ended in self._told[self._read :]:
+                fresh[job_id] = ended or fresh.get(job_id, False)
             self._read = len(self._told)
             return fresh
+
+
+def _by_job(notices: Sequence[Notice]) -> dict[str, bool]:
+    """Whose notices these are, in their order, and whether one says that the job has ended."""
+    found: dict[str, bool] = {}
+    for notice in notices:
+        found[notice.job_id] = notice.type == ENDED or found.get(notice.job_id, False)
+    return found
 
 
 def _order(event_id: str) -> tuple[int, int]:

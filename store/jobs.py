@@ -80,8 +80,9 @@ def submit(
     priority: JobPriority = JobPriority.INTERACTIVE,
     deadline_at: datetime | None = None,
     idempotency: tuple[str, str] | None = None,
+    job_id: str | None = None,
 ) -> Job:
-    """Return a new queued job. Ring `LANE_OF[kind]` after the commit.
+    """Return a new queued job, complete once the transaction is. Ring `LANE_OF[kind]` after the commit.
 
     Args:
         session: a writing transaction.
@@ -90,15 +91,16 @@ def submit(
         now: the database's time.
         dataset_id: the data set it makes or learns from.
         model_id: the model it makes or uses.
-        checkpoint: the weights that a job is pinned to: its model's, or for a training those it begins with.
+        checkpoint: the weights that a sample, evaluate or export job is pinned to.
         total: how much there is to do, in `unit`; None where it is not known yet.
         unit: what is counted.
         priority: whether it goes by its time, or lets others go first for a while.
         deadline_at: when it is canceled if it has not succeeded by then; None: never.
         idempotency: the client's key and the hash of its request; the key must be new.
+        job_id: what it is called; None: a new id.
     """
     job = Job(
-        id=new_id("job"),
+        id=job_id or new_id("job"),
         kind=kind,
         status=QUEUED,
         request=dict(request),
@@ -114,8 +116,7 @@ def submit(
         created_at=now,
         turn_at=turn_at(priority, now),
     )
-    session.add(job)
-    session.flush()
+    session.add(job)  # and not flushed: those of one transaction are written by one statement
     return job
 
 
@@ -155,11 +156,6 @@ def take(job: Job, *, owner: str, now: datetime, lease_s: float) -> Claim:
         checkpoint=job.checkpoint,
         waited_s=(now - job.created_at).total_seconds(),
     )
-
-
-def needs_model(model_id: str) -> ColumnElement[bool]:
-    """The condition that a job needs a model: it is the job's own, or the job is pinned to weights of it."""
-    return or_(Job.model_id == model_id, Job.checkpoint.startswith(f"models/{model_id}/", autoescape=True))
 
 
 def hold(session: Session, claim: Claim) -> Job:

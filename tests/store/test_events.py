@@ -95,7 +95,7 @@ def test_nothing_to_tell_is_told_without_a_word(bus: EventBus) -> None:
     with bus.watch() as watch:
         bus.publish()
 
-        assert watch.next(0.01) == set()
+        assert watch.next(0.01) == {}
 
 
 def test_a_watch_hears_of_all_jobs_from_its_opening_on_once_each(bus: EventBus) -> None:
@@ -105,19 +105,26 @@ def test_a_watch_hears_of_all_jobs_from_its_opening_on_once_each(bus: EventBus) 
         tell(bus, "job_2", 1)
 
         heard = watch.next(5)
-        while heard < {"job_1", "job_2"}:
+        while heard.keys() < {"job_1", "job_2"}:
             heard |= watch.next(5)
-        assert heard == {"job_1", "job_2"}
-        assert watch.next(0.01) == set()
+        assert heard == {"job_1": False, "job_2": False}
+        assert watch.next(0.01) == {}
         tell(bus, "job_1", 3)
-        assert watch.next(5) == {"job_1"}
+        assert watch.next(5) == {"job_1": False}
+
+
+def test_a_watch_says_which_jobs_have_ended(bus: EventBus) -> None:
+    with bus.watch() as watch:
+        bus.publish(Notice("job_1", "done", {}), Notice("job_2", "status", {}), Notice("job_1", "image", {}))
+
+        assert watch.next(5) == {"job_1": True, "job_2": False}
 
 
 def test_watches_do_not_take_news_from_each_other(bus: EventBus) -> None:
     with bus.watch() as one, bus.watch() as other:
         tell(bus, "job_1", 1)
 
-        assert one.next(5) == other.next(5) == {"job_1"}
+        assert one.next(5) == other.next(5) == {"job_1": False}
 
 
 def test_a_watch_that_waits_wakes_up_at_once(bus: EventBus) -> None:
@@ -126,7 +133,7 @@ def test_a_watch_that_waits_wakes_up_at_once(bus: EventBus) -> None:
         teller.start()
         started = time.monotonic()
 
-        assert watch.next(10) == {"job_1"}
+        assert watch.next(10) == {"job_1": False}
 
         assert time.monotonic() - started < 5
         teller.join()
@@ -137,7 +144,7 @@ def test_a_watch_waits_as_long_as_it_was_told_to(bus: EventBus, monkeypatch: pyt
     with bus.watch() as watch:
         started = time.monotonic()
 
-        assert watch.next(0.35) == set()
+        assert watch.next(0.35) == {}
 
         assert 0.34 < time.monotonic() - started < 2
 

@@ -1,0 +1,143 @@
+"""Generations that come together: one transaction, one bell, and each its own refusal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, func, select
+from sqlalchemy.orm import Session
+
+from app import submissions as module
+from app.backlog import Backlog
+from app.errors import InvalidParameter, KeyReused, QueueFull
+from app.intake import Asked, look_together
+from app.submissions import Idempotency, Submission, submit_together
+from store import jobs, records
+from store.blobs import MemoryBlobs
+from store.database import Database
+from store.errors import DatabaseUnavailable, JobNotFound
+from store.events import MemoryBus
+from store.queue import Lane, MemoryQueue
+from store.records import JobKind
+from store.resources import Resources
+from store.settings import Settings
+
+LIMIT = 10
+
+
+@pytest.fixture
+def resources(database: Database, tmp_path: Path) -> Resources:
+    settings = Settings(_env_file=None, data_dir=tmp_path, max_queued_images=LIMIT)
+    return Resources(settings, database, MemoryBlobs(), MemoryBus(), MemoryQueue())
+
+
+@pytest.fixture
+def backlog(resources: Resources) -> Backlog:
+    return Backlog(resources)
+
+
+def generation(name: str, *, key: str | None = None, images: int = 1) -> Submission:
+    def create(session: Session, now: datetime) -> records.Job:
+        return jobs.submit(
+            session, JobKind.SAMPLE, {"name": name}, now=now, model_id="m", checkpoint="c", total=images,
+            idempotency=idempotency.columns if idempotency is not None else None, job_id=f"job_{name}",
+        )  # fmt: skip
+
+    idempotency = Idempotency.of("/v1/generations", key, name.partition("/")[0].encode()) if key else None
+    return Submission(idempotency, create, images)
+
+
+def refused() -> Submission:
+    def create(session: Session, now: datetime) -> records.Job:
+        raise InvalidParameter("n: no", parameter="/n")
+
+    return Submission(None, create, 1)
+
+
+def count(resources: Resources) -> int:
+    with resources.database.snapshot() as session:
+        return session.execute(select(func.count()).select_from(records.Job)).scalar_one()
+
+
+def test_what_comes_together_is_committed_at_once_and_rung_for_once(resources: Resources, backlog: Backlog) -> None:
+    committed: list[object] = []
+    event.listen(resources.database._engine, "commit", committed.append)
+    with resources.bus.watch() as watch:
+        made = submit_together(resources, backlog, [generation(name) for name in "abc"])
+
+        assert watch.next(1) == {"job_a": False, "job_b": False, "job_c": False}
+    assert [(answer[0].id, answer[1]) for answer in made if not isinstance(answer, Exception)] == [
+        ("job_a", True),
+        ("job_b", True),
+        ("job_c", True),
+    ]
+    assert len(committed) == 1
+    assert resources.queue.waiting(Lane.SAMPLE) == 1
+
+
+def test_who_is_refused_is_refused_alone(resources: Resources, backlog: Backlog) -> None:
+    made = submit_together(resources, backlog, [generation("a"), refused(), generation("b", images=LIMIT)])
+
+    assert [type(answer) for answer in made] == [tuple, InvalidParameter, QueueFull]
+    assert count(resources) == 1
+    made = submit_together(resources, backlog, [generation("c", images=LIMIT - 1)])  # nothing was kept for them
+    assert not isinstance(made[0], Exception)
+
+
+def test_one_key_twice_in_a_group_makes_one_job(resources: Resources, backlog: Backlog) -> None:
+    first, again, other = submit_together(
+        resources, backlog, [generation("a/1", key="k"), generation("a/2", key="k"), generation("b", key="k")]
+    )
+
+    assert isinstance(first, tuple)
+    assert isinstance(again, tuple)
+    assert (again[0].id, first[1], again[1]) == (first[0].id, True, False)
+    assert isinstance(other, KeyReused)
+    assert count(resources) == 1
+
+
+def test_a_key_that_another_process_was_faster_with_costs_the_others_nothing(
+    resources: Resources, backlog: Backlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a job with the key that is committed between our look and our commit, I expect it to be found."""
+    original, looks = module._made_before, iter(range(9))
+
+    def look(session: Session, idempotency: Idempotency | None) -> records.Job | None:
+        return None if next(looks) < 2 else original(session, idempotency)  # the group's own two come too early
+
+    submit_together(resources, backlog, [generation("a/1", key="k")])
+    monkeypatch.setattr(module, "_made_before", look)
+
+    late, fresh = submit_together(resources, backlog, [generation("a/2", key="k"), generation("b")])
+
+    assert isinstance(late, tuple)
+    assert isinstance(fresh, tuple)
+    assert (late[0].id, late[1], fresh[1]) == ("job_a/1", False, True)
+
+
+def test_a_commit_that_fails_gives_the_places_back(
+    resources: Resources, backlog: Backlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise DatabaseUnavailable("it is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "submit", fail)
+        with pytest.raises(DatabaseUnavailable):
+            submit_together(resources, backlog, [generation("a", images=LIMIT)])
+
+    [made] = submit_together(resources, backlog, [generation("a", images=LIMIT)])
+    assert not isinstance(made, Exception)
+
+
+def test_those_who_look_together_see_each_their_own(resources: Resources, backlog: Backlog) -> None:
+    submit_together(resources, backlog, [generation("a"), generation("b")])
+
+    b, gone, a = look_together(resources, [Asked("job_b"), Asked("job_x"), Asked("job_a", content=True)])
+
+    assert not isinstance(a, Exception)
+    assert not isinstance(b, Exception)
+    assert (a.job.id, b.job.id, a.has_ended, a.content) == ("job_a", "job_b", False, None)
+    assert isinstance(gone, JobNotFound)
