@@ -67,6 +67,10 @@ class Client:
         """What `/readyz` says once the database, Redis and blobs are within reach."""
         return self._json("GET", "/readyz")
 
+    def system(self) -> JsonObject:
+        """What waits, which workers there are, and how fast they are."""
+        return self._json("GET", "/v1/system")
+
     def kinds(self) -> list[JsonObject]:
         """What can be trained: kinds with their options and bounds."""
         return self._page_of(self._json("GET", "/v1/kinds"))
@@ -126,6 +130,8 @@ class Client:
         seed: int | None = None,
         patience: int | None = None,
         on_trouble: str | None = None,
+        init_from: str | None = None,
+        stop_on_memorising: bool | None = None,
         held_out: float | None = None,
         promote_best: bool | None = None,
     ) -> JsonObject:
@@ -142,6 +148,8 @@ class Client:
             seed: of everything random; None: the service chooses.
             patience: measurements without a better FD-domain that end it; None: none do.
             on_trouble: note, stop or rollback; None: the service chooses.
+            init_from: id of a model to begin with; None: fresh weights.
+            stop_on_memorising: whether it ends before pictures are copied; None: with `init_from`.
             held_out: share of the pictures that are not learned from; None: none.
             promote_best: whether the model ends as its best checkpoint; None: the service chooses.
         """
@@ -149,6 +157,7 @@ class Client:
         optional: JsonObject = {"preset": preset, "name": name, "resolution": resolution, "seed": seed}
         optional |= {"patience": patience, "promote_best": promote_best}
         optional |= {"on_trouble": on_trouble, "held_out": held_out}
+        optional |= {"init_from": init_from, "stop_on_memorising": stop_on_memorising}
         return self._json("POST", "/v1/trainings", json=body | _given(optional))
 
     def trainings(self, *, limit: int | None = None) -> list[JsonObject]:

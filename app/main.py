@@ -26,8 +26,10 @@ from app import (
     jobs,
     kinds,
     learning,
+    metrics,
     models,
     problems,
+    system,
     trainings,
 )
 from app.backlog import Backlog
@@ -55,7 +57,7 @@ TAGS = [
     {"name": "generations", "description": "New pictures."},
     {"name": "jobs", "description": "Long actions: their state, progress and events."},
     {"name": "images", "description": "Generated pictures."},
-    {"name": "health", "description": "Is it alive, can it work."},
+    {"name": "health", "description": "Is it alive, can it work, how much does it do."},
 ]
 ROUTERS = [
     router
@@ -73,7 +75,9 @@ ROUTERS = [
         jobs,
         events,
         images,
+        system,
         health,
+        metrics,
     )
     for router in [module.router]
 ]
@@ -123,7 +127,9 @@ def create_app(resources: Resources | None = None) -> FastAPI:
     app = FastAPIOffline(  # the docs page loads nothing from elsewhere
         title="Darkroom", version=version("darkroom"), description=DESCRIPTION, openapi_tags=TAGS, lifespan=lifespan
     )
+    app.state.metrics = metrics.Metrics()
     app.add_middleware(Gate, allowed_hosts=settings.allowed_hosts)
+    app.add_middleware(metrics.Meter, durations=app.state.metrics.durations)  # outermost: it measures refusals too
     problems.install(app)
     app.include_router(root)
     for router in ROUTERS:

@@ -17,7 +17,7 @@ from app.datasets import delete_blobs, refuse_if_in_use
 from app.dependencies import After, Attached, IfNoneMatch, Limit, ModelId
 from app.errors import NotFound
 from app.pages import Page, example_page, newest_first
-from store import records
+from store import jobs, records
 from store.errors import BlobNotFound
 from store.records import ModelStatus
 from store.resources import Resources
@@ -39,6 +39,7 @@ EXAMPLE: dict[str, Any] = {
     "options": {"batch_size": 64, "latent_dim": 100},
     "seed": 0,
     "images_seen": 120000,
+    "init_from": None,
     "promoted": None,
     "metrics": {"losses": {"D": 0.71, "G": 1.9}, "images_per_s": 1210.5},
     "can_generate": True,
@@ -68,6 +69,10 @@ class Model(BaseModel):
     options: dict[str, Any] = Field(description="The options of its training, with every default filled in.")
     seed: int = Field(description="The seed of its training.")
     images_seen: int = Field(description="Images that its weights have learned from.")
+    init_from: dict[str, Any] | None = Field(
+        description="What its training began with: `model`, `name` and `images_seen` of another model, as they were then; null "
+        "where that was fresh weights."
+    )
     promoted: int | None = Field(
         description="`images_seen` of the checkpoint that was chosen, by hand or at the end of the training as the best; null "
         "while it is the newest."
@@ -102,6 +107,7 @@ class Model(BaseModel):
             options=model.options,
             seed=model.seed,
             images_seen=model.images_seen,
+            init_from=model.init_from,
             promoted=model.promoted,
             metrics=model.metrics,
             can_generate=model.checkpoint is not None,
@@ -136,7 +142,7 @@ def delete_model(resources: Attached, model_id: ModelId) -> None:
     """Deletes its weights for good; the images that it made stay. Refused while a job needs it."""
     with resources.database.transaction() as session:
         model = find(session, model_id, locked=True)
-        refuse_if_in_use(session, records.Job.model_id == model_id, f"the model {model_id}", "model_id")
+        refuse_if_in_use(session, jobs.needs_model(model_id), f"the model {model_id}", "model_id")
         session.delete(model)
     delete_blobs(resources, f"models/{model_id}")
     shutil.rmtree(resources.settings.resolved_tensorboard_dir / model_id, ignore_errors=True)

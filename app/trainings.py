@@ -12,8 +12,9 @@ from starlette.responses import Response
 
 from app.datasets import find as find_dataset
 from app.dependencies import NO_NULL, Attached, IdempotencyKey
-from app.errors import DatasetNotReady, InvalidParameter
+from app.errors import DatasetNotReady, InvalidParameter, ModelNotReady
 from app.jobs import Job
+from app.models import find as find_model
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
 from models import catalog
 from models.catalog import Kind, TrainOptions
@@ -23,6 +24,8 @@ from store.records import Dataset, DatasetStatus, JobKind
 
 ROUTE = "/v1/trainings"
 DEFAULT_SECONDS = 600.0  # a budget in seconds suits any machine; ten minutes show something on every one
+
+PASSED_ON = {"patience", "on_trouble", "stop_on_memorising", "init_from", "held_out", "promote_best"}  # as they came
 
 router = APIRouter(prefix=ROUTE, tags=["trainings"])
 
@@ -99,6 +102,16 @@ class Training(BaseModel):
         description="What to do about collapse, overfitting or losses that are not finite: note them in the model's metrics, "
         "stop, or rollback: go back to the last healthy checkpoint and on with one remedy more, at most three times.",
     )
+    init_from: str | None = Field(
+        None,
+        pattern=NO_NULL,
+        description="Id of a model to begin with: its kind, resolution and options, where nothing else is asked for, and its "
+        "weights as they are now. It may be deleted once the training has its first checkpoint. Default: fresh weights.",
+    )
+    stop_on_memorising: bool | None = Field(
+        None,
+        description="End at the last healthy checkpoint when pictures repeat training pictures. Default: with `init_from`.",
+    )
     held_out: float = Field(
         0.0,
         ge=0,
@@ -140,16 +153,18 @@ class Training(BaseModel):
 )
 def create_training(resources: Attached, body: Training, idempotency_key: IdempotencyKey) -> Response:
     """Starts a training. The answer is its job; the job's `model` can generate as soon as it has its first checkpoint."""
-    kind = catalog.wanted(body.kind)
-    options = catalog.parse_options(kind.name, body.options, body.preset)
-    is_open = kind.name == catalog.AUTO  # the worker fills in what is not asked for
     seed = body.seed if body.seed is not None else secrets.randbelow(catalog.MAX_SEED + 1)
     idempotency = Idempotency.of(ROUTE, idempotency_key, body)
 
     def create(session: Session) -> records.Job:
-        # Locked, so that the data set is not deleted between this check and the job that needs it.
+        # Locked, so that neither is deleted between this check and the job that needs it.
+        source = _source(session, body.init_from)
+        kind, options = _asked(body, source)
+        is_open = kind.name == catalog.AUTO  # the worker fills in what is not asked for
         dataset = find_dataset(session, body.dataset, locked=True, parameter="/dataset")
-        resolution, channels = _fitting(dataset, kind, body.resolution)
+        resolution, channels = _fitting(dataset, kind, body.resolution if source is None else source.resolution)
+        if source is not None:
+            _check_pictures(source, body.resolution, channels)
         now = resources.database.now(session)
         model = records.Model(
             id=new_id("mdl"),
@@ -163,6 +178,9 @@ def create_training(resources: Attached, body: Training, idempotency_key: Idempo
             classes=_classes(dataset, kind, options),
             options=options.model_dump(mode="json", exclude_unset=is_open),
             seed=seed,
+            init_from=None
+            if source is None
+            else {"model": source.id, "name": source.name, "images_seen": source.images_seen},
         )
         session.add(model)
         request = {
@@ -171,7 +189,7 @@ def create_training(resources: Attached, body: Training, idempotency_key: Idempo
             "options": model.options,
             "budget": body.budget.model_dump(exclude_none=True),
             "seed": seed,
-            **body.model_dump(include={"patience", "on_trouble", "held_out", "promote_best"}, exclude_defaults=True),
+            **body.model_dump(include=PASSED_ON, exclude_defaults=True),
         }
         return jobs.submit(
             session,
@@ -180,6 +198,7 @@ def create_training(resources: Attached, body: Training, idempotency_key: Idempo
             now=now,
             dataset_id=dataset.id,
             model_id=model.id,
+            checkpoint=source.checkpoint if source is not None else None,
             total=body.budget.total,
             unit=body.budget.unit,
             idempotency=idempotency.columns if idempotency else None,
@@ -187,6 +206,52 @@ def create_training(resources: Attached, body: Training, idempotency_key: Idempo
 
     job, _ = submit(resources, idempotency, create)
     return accepted(Job.of(job))
+
+
+def _source(session: Session, model_id: str | None) -> records.Model | None:
+    """The model to begin with, locked; None where none is named."""
+    if model_id is None:
+        return None
+    source = find_model(session, model_id, locked=True, parameter="/init_from")
+    if source.checkpoint is None:
+        raise ModelNotReady(
+            f"the model {source.id} has no weights to begin with yet, it is {source.status.value}",
+            parameter="/init_from",
+            remedy="wait for its training's first checkpoint: `can_generate` of GET /v1/models/{id} is true then",
+            more={"model_status": source.status.value},
+        )
+    return source
+
+
+def _asked(body: Training, source: records.Model | None) -> tuple[Kind, TrainOptions]:
+    """The kind and the options that are asked for; of a model to begin with, those that it has."""
+    wanted = catalog.wanted(body.kind)
+    if source is None:
+        return wanted, catalog.parse_options(body.kind, body.options, body.preset)
+    if wanted.name not in (catalog.AUTO, source.kind):
+        raise InvalidParameter(
+            f"kind: {wanted.name} cannot begin with the weights of {source.id}, a {source.kind}",
+            parameter="/kind",
+            remedy="leave the kind out, or leave init_from out",
+        )
+    options = catalog.inherited_options(body.kind, body.options, source.kind, source.options, preset=body.preset)
+    return catalog.kind(source.kind), options
+
+
+def _check_pictures(source: records.Model, resolution: int | None, channels: int) -> None:
+    """Refuse pictures of another size or colour than those of the model to begin with."""
+    if resolution not in (None, source.resolution):
+        raise InvalidParameter(
+            f"resolution: {resolution} px asked for, but the model to begin with makes {source.resolution} px",
+            parameter="/resolution",
+            remedy="leave it out, or leave init_from out",
+        )
+    if channels != source.channels:
+        raise InvalidParameter(
+            f"init_from: {source.id} makes pictures of {source.channels} channels, the data set has {channels}",
+            parameter="/init_from",
+            remedy=f"import the pictures again with channels {source.channels}, or leave init_from out",
+        )
 
 
 def _fitting(dataset: Dataset, kind: Kind, wanted: int | None) -> tuple[int, int]:

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import torch
 import typer
-from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
 
 from models import checkpoint
-from models.appraisal import LEADING
 from models.catalog import AUTO, KINDS, ExportFormat, OnTrouble, wanted
-from models.choosing import choose
+from models.checkpoint import Checkpoint
+from models.choosing import Inheritance, choose
 from models.config import TrainingConfig
 from models.console import INTERRUPTED, Device, Json, errors, interruptible, progress, say
 from models.data import PreparedImages
 from models.distributed import check_together, train_on
 from models.errors import InvalidOption, NoCheckpoint, UnknownLabel
 from models.evaluation import (
-    MEASURES,
     MOST_GENERATED,
-    Evaluation,
     Inception,
     evaluate,
     kept_extractor,
@@ -42,7 +37,9 @@ from models.generator import CARD, Generator
 from models.png import encode, grid
 from models.prepare import prepare
 from models.sampling import SampleItem, Sampler
-from models.trainer import Outcome, Tick
+from models.source import Source
+from models.telling import note, plain, say_outcome, show_evaluation
+from models.trainer import Tick
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -108,6 +105,13 @@ def train_command(
     resolution: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Default: the largest that kind and data allow.")
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL_DIR",
+            help="Begin with the weights of this run, checkpoint or native export; kind, resolution and options are then its.",
+        ),
+    ] = None,
     images: Annotated[int | None, typer.Option(metavar="N", help="Stop when N images were seen.")] = None,
     seconds: Annotated[float | None, typer.Option(metavar="S", help="Stop after S seconds of training in all.")] = None,
     option: Annotated[
@@ -130,6 +134,10 @@ def train_command(
             "back to where all was well, and on with one remedy more.",
         ),
     ] = "note",
+    stop_on_memorising: Annotated[
+        bool | None,
+        typer.Option(help="End at the last healthy checkpoint when pictures are copied. Default: with --init-from."),
+    ] = None,
     held_out: Annotated[
         float,
         typer.Option(
@@ -152,7 +160,10 @@ def train_command(
         device = together[0]
         prepared = PreparedImages.open(data)
         found = checkpoint.latest(run)
-        side = resolution or _resolution(kind_name, prepared.manifest.resolution)
+        # Once there is a checkpoint, the model that it began with may be gone.
+        source = _model_directory(init_from) if init_from is not None and found is None else init_from
+        inheritance, own_side = _inherited(source, found)
+        side = resolution or own_side or _resolution(kind_name, prepared.manifest.resolution)
         choice = choose(
             kind_name,
             _parse_pairs(option or []),
@@ -163,6 +174,7 @@ def train_command(
             budget_images=images,
             budget_s=seconds,
             begun=found.record.config if found is not None else None,
+            inheritance=inheritance,
         )
         for reason in choice.reasons:
             say(reason)
@@ -177,6 +189,7 @@ def train_command(
             patience=patience,
             on_trouble=cast(OnTrouble, on_trouble),  # checked there
             held_out=held_out,
+            stop_on_memorising=stop_on_memorising,
         )
         check_together(together, config.options.batch_size)
         needed = footprint(prepared, config, device)
@@ -207,11 +220,11 @@ def train_command(
 
             def on_tick(tick: Tick) -> None:
                 if as_json:
-                    typer.echo(json.dumps({"event": "tick", **asdict(tick)}, default=_plain))
+                    typer.echo(json.dumps({"event": "tick", **asdict(tick)}, default=plain))
                 if events is not None:
                     events.on_tick(tick)
                 scores.update(tick.scores or {})
-                shown.update(bar, completed=tick.fraction, note=_note(tick, scores))
+                shown.update(bar, completed=tick.fraction, note=note(tick, scores))
 
             with events or nullcontext():
                 outcome = train_on(
@@ -219,11 +232,12 @@ def train_command(
                     data,
                     config,
                     run,
+                    init_from=source,
                     measure=live.measure,
                     on_tick=on_tick,
                     should_stop=interrupted,
                 )
-    _say_outcome(outcome, run, as_json)
+    say_outcome(outcome, run, as_json)
     if not outcome.finished:
         raise typer.Exit(INTERRUPTED)
 
@@ -324,7 +338,7 @@ def evaluate_command(
     if as_json:
         typer.echo(json.dumps(evaluation.to_json()))
     else:
-        _show(evaluation)
+        show_evaluation(evaluation)
 
 
 @app.command(
@@ -372,66 +386,6 @@ def import_dcgan_command(
         say(f"next:    python -m models sample {out} grid.png")
 
 
-def _show(evaluation: Evaluation) -> None:
-    """An evaluation as a table on standard output, and what one should know beside it."""
-    console = Console(highlight=False)
-    wide = console.width >= 120  # else the questions would take more lines than they are worth
-    table = Table("measure", "value", "floor", "better", *(["question"] if wide else []))
-    for name, score in evaluation.scores.items():
-        spread = "" if score.spread is None else f" ± {score.spread:.2g}"
-        measure = MEASURES[name]
-        row = [measure.title, f"{score.value:.4g}{spread}", f"{score.floor:.4g}", measure.better, measure.question]
-        table.add_row(*row[: len(table.columns)])
-    copies = ["copies", f"{evaluation.memorisation.copies:.1%}", "1.0%", "lower", "Do they repeat training pictures?"]
-    table.add_row(*copies[: len(table.columns)])
-    console.print(table)
-    rounds = "" if evaluation.rounds == 1 else f" in each of {evaluation.rounds} rounds"
-    file = evaluation.inception_sha256
-    inception = "" if file is None else f", Inception file {file[:12]}"
-    say(
-        f"{evaluation.kind} after {evaluation.images_seen:,} images: N = {evaluation.n:,}{rounds} against "
-        f"{evaluation.n_reference:,} pictures of {evaluation.reference}; floor: as many real ones in their place\n"
-        f"extractor {evaluation.extractor_sha256[:12]} ({evaluation.extractor_lesson}){inception}; "
-        f"{evaluation.images_per_s:,.0f} pictures/s generated, {evaluation.elapsed_s:.0f} s in all"
-    )
-    for note in evaluation.notes:
-        say(f"note: {note}")
-
-
-def _say_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:
-    if as_json:
-        event = "finished" if outcome.finished else "stopped"
-        typer.echo(json.dumps({"event": event, **asdict(outcome)}, default=_plain))
-    elif outcome.finished:
-        why = "; it got no better any more" if outcome.gave_up else ""
-        if outcome.gave_up and outcome.troubles:
-            why = f"; it was in trouble: {', '.join(finding.name for finding in outcome.troubles)}"
-        say(f"trained on {outcome.images_seen:,} images in {outcome.elapsed_s:.0f} s{why}")
-        say(f"preview: {outcome.preview}\nmodel:   {outcome.checkpoint}")
-        best = checkpoint.best(run)
-        if best not in (None, outcome.checkpoint):
-            say(f"best:    {best} by FD-domain")
-        say(f"next:    python -m models sample {run} grid.png")
-    else:
-        say(
-            f"stopped after {outcome.images_seen:,} images; nothing is lost ({outcome.checkpoint}).\n"
-            "To go on, give the same command again.",
-        )
-
-
-def _plain(value: object) -> Any:
-    """What JSON has no form for: a record as its members, anything else as text."""
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
-
-
-def _note(tick: Tick, scores: Mapping[str, float]) -> str:
-    quality = f"  FD-domain {scores[LEADING]:.3g}" if LEADING in scores else ""
-    losses = "  ".join(f"{name} {value:.3f}" for name, value in tick.losses.items())
-    losses += "".join(f"  !{finding.name}" for finding in tick.troubles)
-    eta = "" if tick.eta_s is None else f"  {int(tick.eta_s) // 60}:{int(tick.eta_s) % 60:02d} left"
-    return f"{tick.images_seen:,} images  {tick.images_per_s:,.0f} images/s{quality}  {losses}{eta}"
-
-
 def _parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
     """`["a=1"]` as `{"a": "1"}`."""
     parsed = {}
@@ -447,6 +401,20 @@ def _resolution(kind_name: str, prepared: int) -> int:
     """The largest resolution that a kind can make of images prepared at `prepared` pixels."""
     known = wanted(kind_name).resolutions
     return max((side for side in known if side <= prepared), default=min(known))
+
+
+def _inherited(source: Path | None, found: Checkpoint | None) -> tuple[Inheritance | None, int | None]:
+    """What a training takes from the model that it begins or began with, and that model's resolution; None without one."""
+    if found is not None:
+        config = found.record.config
+        known = (
+            Inheritance(config["kind"], config["options"], judged=False) if found.record.origin is not None else None
+        )
+        return known, config["resolution"] if known is not None else None
+    if source is None:
+        return None, None
+    read = Source.read(source)
+    return Inheritance(read.card.kind, read.card.options, judged=read.judged), read.card.resolution
 
 
 def _model_directory(path: Path) -> Path:

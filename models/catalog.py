@@ -19,6 +19,8 @@ from pydantic.fields import FieldInfo
 
 from models.errors import InvalidOption, UnknownKind
 from models.options import (
+    DISCRIMINATOR_SHAPE,
+    GENERATOR_SHAPE,
     DcganOptions,
     FewshotOptions,
     OnTrouble,
@@ -45,6 +47,7 @@ __all__ = [
     "TrainOptions",
     "UnknownKind",
     "describe",
+    "inherited_options",
     "kind",
     "parse_options",
     "wanted",
@@ -227,6 +230,43 @@ def parse_options(kind_name: str, options: Mapping[str, Any], preset: str | None
             raise InvalidOption(parameter, f"{kind_name} has no option of this name", f"one of: {names}") from error
         message = f"{first['msg']}, got {first['input']!r}"
         raise InvalidOption(parameter, message, _bounds_in_words(model.model_fields[parameter])) from error
+
+
+def inherited_options(
+    wanted_kind: str,
+    options: Mapping[str, Any],
+    source_kind: str,
+    source_options: Mapping[str, Any],
+    *,
+    preset: str | None = None,
+    judged: bool = True,
+) -> TrainOptions:
+    """The options of a training that begins with another model's weights: what is not asked for is as it was there.
+
+    Args:
+        wanted_kind: the same kind, or AUTO.
+        options: the user's, as for parse_options.
+        source_kind: the other model's kind.
+        source_options: the other model's options.
+        preset: as for parse_options.
+        judged: whether the other model brings its discriminator; where it does not, any may be built.
+
+    Raises:
+        InvalidOption: it is another kind, or an option asks for networks of other shapes.
+    """
+    if wanted_kind not in (AUTO, source_kind):
+        bounds = f"{source_kind}, {AUTO}, or no init_from"
+        raise InvalidOption("kind", f"{wanted_kind} cannot begin with the weights of a {source_kind}", bounds)
+    theirs = parse_options(source_kind, source_options)
+    # What is fixed is this training's to decide, and whether there are labels is its data's.
+    kept = theirs.model_dump(exclude={"freeze_layers"} | ({"conditional"} if theirs.conditional else set()))
+    own = parse_options(source_kind, {**kept, **_preset_options(source_kind, preset), **options})
+    for name in sorted(GENERATOR_SHAPE | (DISCRIMINATOR_SHAPE if judged else set())):
+        asked, built = getattr(own, name, None), getattr(theirs, name, None)
+        if asked != built:
+            message = f"{asked} asked for, but the model to begin with was built with {built}"
+            raise InvalidOption(name, message, f"{built}, or no init_from")
+    return own
 
 
 def _preset_options(kind_name: str, preset: str | None) -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from models.appraisal import LEADING
 from models.errors import BadCheckpoint, CheckpointError
 from models.generator import CARD, WEIGHTS, GeneratorCard, save_generator
+from models.origin import Origin
 from models.prior import MixturePrior
 from models.remedies import Rollback
 from models.sealed import (
@@ -60,6 +61,7 @@ class TrainingRecord(BaseModel):
     images_seen: int = Field(ge=0)  # also the position in the data, whose order follows from the seed
     elapsed_s: float = Field(ge=0)  # seconds of training, over all attempts
     rollbacks: tuple[Rollback, ...] = Field((), exclude_if=lambda rollbacks: not rollbacks)  # oldest first
+    origin: Origin | None = Field(None, exclude_if=lambda origin: origin is None)  # None: it began with fresh weights
 
 
 class Scores(RootModel[dict[str, float]]):
@@ -149,14 +151,19 @@ def write_scores(directory: Path, scores: Mapping[str, float]) -> None:
         raise CheckpointError(f"cannot write {directory / SCORES}: {error.strerror}; make room there") from error
 
 
+def read_scores(directory: Path) -> dict[str, float] | None:
+    """What a checkpoint's generator scored; None where it was not measured."""
+    try:
+        return read_json(directory / SCORES, Scores).root
+    except BadCheckpoint:
+        return None
+
+
 def best(run_dir: Path, score: str = LEADING) -> Path | None:
     """The checkpoint with the lowest `score` in a run's directory; None where none was measured."""
     found: list[tuple[float, Path]] = []
     for path in _newest_first(run_dir):
-        try:
-            value = read_json(path / SCORES, Scores).root.get(score)
-        except BadCheckpoint:
-            continue
+        value = (read_scores(path) or {}).get(score)
         found += [(value, path)] if value is not None else []
     return min(found)[1] if found else None
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from models.catalog import AUTO, kind, parse_options
+from models.catalog import AUTO, inherited_options, kind, parse_options
 from models.manifest import Manifest
 from models.objective import Batch, Shape
 from models.options import R3Options, TrainOptions
@@ -32,6 +32,15 @@ SCARCE_PASSES = (
 )
 STEPS = 20  # that a candidate is timed by
 LONGEST_TRIAL_S = 6.0  # for one candidate, however few steps that is
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """What is known of the model that a training begins with, or began with."""
+
+    kind: str
+    options: Mapping[str, Any]
+    judged: bool = True  # whether its discriminator comes along
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ def choose(
     budget_images: int | None = None,
     budget_s: float | None = None,
     begun: Mapping[str, Any] | None = None,
+    inheritance: Inheritance | None = None,
 ) -> Choice:
     """Settle kind and options.
 
@@ -67,10 +77,17 @@ def choose(
         budget_images: as in TrainingConfig.
         budget_s: likewise.
         begun: the configuration of the training that goes on, as JSON: what was chosen then stays. None: it begins now.
+        inheritance: of the model to begin with, whose kind and options are taken where nothing else is asked for. None: fresh
+            weights.
 
     Raises:
         OptionError: kind, preset and options do not fit together.
     """
+    if inheritance is not None:
+        name, theirs = inheritance.kind, inheritance.options
+        own_options = inherited_options(wanted, options, name, theirs, preset=preset, judged=inheritance.judged)
+        reason = f"{name}, like the model that it begins with"
+        return _block_settled(Choice(name, own_options, (reason,)), manifest, resolution, device)
     choice = Choice(wanted, parse_options(wanted, options, preset), ())
     if begun is not None and wanted == AUTO:
         return Choice(begun["kind"], parse_options(begun["kind"], begun["options"]), ())

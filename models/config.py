@@ -42,6 +42,9 @@ class TrainingConfig:
     on_trouble: OnTrouble = (
         "note"  # found while it trains: say so, end, or go back to a healthy checkpoint and remedy it
     )
+    stop_on_memorising: bool | None = (
+        None  # end at the last healthy checkpoint; None: where it began with another model's weights
+    )
     held_out: float = (
         0.0  # share of the images that are not learnt from, so that overfitting shows; 0: all are learnt from
     )

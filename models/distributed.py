@@ -40,6 +40,7 @@ def train_on(
     config: TrainingConfig,
     run_dir: Path,
     *,
+    init_from: Path | None = None,
     measure: Scorer | None = None,
     on_tick: Callable[[Tick], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -55,6 +56,7 @@ def train_on(
         data: the directory of prepared images.
         config: what to train and for how long.
         run_dir: this training's own directory.
+        init_from: as for train().
         measure: gives a generator's scores, in this process, on the first device.
         on_tick: as for train(); the training waits until it returns.
         should_stop: as for train(), but of several devices it is asked at every tick and ten times a second,
@@ -68,7 +70,14 @@ def train_on(
     if len(devices) == 1:
         images = PreparedImages.open(data)
         return train(
-            images, config, run_dir, device=devices[0], measure=measure, on_tick=on_tick, should_stop=should_stop
+            images,
+            config,
+            run_dir,
+            init_from=init_from,
+            device=devices[0],
+            measure=measure,
+            on_tick=on_tick,
+            should_stop=should_stop,
         )
     check_together(devices, config.options.batch_size)
     with tempfile.TemporaryDirectory(prefix="darkroom-ranks-") as directory:
@@ -77,6 +86,7 @@ def train_on(
             "meeting": str(Path(directory) / "meeting"),
             "data": str(data.absolute()),
             "run": str(run_dir.absolute()),
+            "init_from": None if init_from is None else str(init_from.absolute()),
             "config": config.to_json(),
             "measured": measure is not None,
             "threads": max(1, torch.get_num_threads() // len(devices)) if devices[0] == "cpu" else 0,

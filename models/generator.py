@@ -10,6 +10,7 @@ Shapes: N batch, C channels, H W pixels, D latent.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,7 +85,7 @@ class Generator:
         self.prior = prior
         self.options = card.parse_options()
         self.network = network.eval()
-        self.device = next(network.parameters()).device
+        self.device = next(chain(network.parameters(), network.buffers())).device
 
     @classmethod
     def load(cls, directory: Path, device: str | torch.device = "cpu") -> Generator:
@@ -141,8 +142,8 @@ class Generator:
 
     @property
     def size_bytes(self) -> int:
-        """What the weights and the prior take in memory."""
-        weights: int = sum(tensor.nbytes for tensor in self.network.state_dict().values())
+        """What the weights, the memory that the network computes in, and the prior take."""
+        weights: int = sum(tensor.nbytes for tensor in chain(self.network.parameters(), self.network.buffers()))
         return weights + (self.prior.size_bytes if self.prior is not None else 0)
 
     @torch.inference_mode()

@@ -34,7 +34,7 @@ class Batch:
     labels: Tensor | None  # int64 [N]; None when the networks are not told labels
     latents: Tensor  # float, standard normal, [N, D]
     random: torch.Generator  # on the CPU, for every other draw; its state is part of a checkpoint
-    images_seen: int = 0  # before this step, by all ranks
+    images_seen: int = 0  # by these weights before this step, by all ranks: also where another training began them
     fraction: float = 0.0  # of the budget that is spent, 0 to 1: what schedules go by
 
     ranks: int = 1  # processes that learn from a batch like this each, at the same time (`models.ranks`)
@@ -132,11 +132,21 @@ class Judges(Protocol):
         ...
 
 
+@runtime_checkable
+class Discriminates(Protocol):
+    """An objective with discriminators, each with its layers from the pictures upwards in `layers`, an nn.Sequential."""
+
+    discriminators: Sequence[nn.Module]
+
+
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Build graphs through `module` without gradients for its weights, which would be computed only to be thrown away."""
-    module.requires_grad_(False)
+    learning = [weight for weight in module.parameters() if weight.requires_grad]  # others may be fixed for good
+    for weight in learning:
+        weight.requires_grad_(False)
     try:
         yield
     finally:
-        module.requires_grad_(True)
+        for weight in learning:
+            weight.requires_grad_(True)

@@ -14,6 +14,10 @@ Schedule = Literal["constant", "cosine", "plateau"]
 BlockStyle = Literal["auto", "dense", "grouped"]
 OnTrouble = Literal["note", "stop", "rollback"]
 
+#: Options that decide which weights there are, and in what shapes; the second, those of discriminators alone.
+GENERATOR_SHAPE = frozenset({"latent_dim", "base_channels", "block"})
+DISCRIMINATOR_SHAPE = frozenset({"discriminators", "spectral_norm", "minibatch_stddev", "discriminator_channels"})
+
 
 class TrainOptions(BaseModel):
     """The options that the training loop itself reads, common to every kind."""
@@ -93,6 +97,13 @@ class GanOptions(TrainOptions):
     )
     mode_seeking: float = Field(
         0.0, ge=0, le=100, description="Weight of a term that keeps pictures of different latents apart. 0: none."
+    )
+    freeze_layers: int | None = Field(
+        None,
+        ge=0,
+        le=16,
+        description="Lowest layers of the discriminator that stay as they are where a training begins with another model's "
+        "weights (FreezeD). None: half of them there, 0 otherwise.",
     )
 
 
@@ -205,4 +216,11 @@ class VaeGanOptions(VaeSigmaOptions):
     gamma: float = Field(1.0, ge=0, le=1000, description="Weight of R1 and R2 on the patch discriminator (gamma / 2).")
     penalty_every: int = Field(
         8, ge=1, le=64, description="Steps from one penalty to the next, each then that much heavier."
+    )
+    freeze_layers: int | None = Field(
+        None,
+        ge=0,
+        le=16,
+        description="Lowest layers of the discriminator that stay as they are where a training begins with another model's "
+        "weights (FreezeD). None: half of them there, 0 otherwise.",
     )

@@ -95,14 +95,16 @@ def take_part(parent: Parent, task: Message) -> None:
     if task["threads"]:
         torch.set_num_threads(task["threads"])
     with joined(task["rank"], task["count"], device, Path(task["meeting"])) as ranks:
+        init_from = None if task["init_from"] is None else Path(task["init_from"])
         data, config = PreparedImages.open(Path(task["data"])), TrainingConfig.from_json(task["config"])
         if not ranks.leads:
-            follow(data, config, run_dir, device=device, ranks=ranks)
+            follow(data, config, run_dir, init_from=init_from, device=device, ranks=ranks)
             return
         outcome = train(
             data,
             config,
             run_dir,
+            init_from=init_from,
             device=device,
             measure=parent.measure if task["measured"] else None,
             on_tick=parent.on_tick,

@@ -31,8 +31,9 @@ from models.errors import BadCheckpoint, TrainingDiverged
 from models.preview import write_preview
 from models.ranks import ALONE, Ranks
 from models.remedies import MOST_ROLLBACKS, Rollback, next_remedy
+from models.source import Source
 from models.training import Training
-from models.trouble import Finding, not_finite
+from models.trouble import Finding, Trouble, not_finite
 from models.watch import Watch
 
 __all__ = ["Outcome", "Tick", "TrainingConfig", "follow", "train"]
@@ -83,6 +84,14 @@ class Outcome:
     gave_up: bool = False  # the budget was not spent: patience was, or a trouble ended it
     troubles: tuple[Finding, ...] = ()  # that it was in, in the end
     rollbacks: tuple[Rollback, ...] = ()  # oldest first, over all attempts
+    went_back: bool = False  # the checkpoint is the last healthy one, and what came after it was dropped
+
+    @property
+    def why_back(self) -> str | None:
+        """Why it ended at an earlier checkpoint than the last, as a sentence; None where it did not."""
+        if not self.went_back:
+            return None
+        return f"It ended as it was after {self.images_seen:,} images: {' '.join(one.says for one in self.troubles)}."
 
 
 def train(
@@ -90,6 +99,7 @@ def train(
     config: TrainingConfig,
     run_dir: Path,
     *,
+    init_from: Path | None = None,
     device: str | torch.device = "cpu",
     measure: Scorer | None = None,
     on_tick: Callable[[Tick], None] | None = None,
@@ -103,6 +113,8 @@ def train(
         config: what to train and for how long. On going on, kind, resolution, options and seed must be those of the start;
             the budget, the intervals and what to do about troubles may be others. Remedies that were taken stay.
         run_dir: this training's own directory, for checkpoints and previews; made when absent.
+        init_from: a directory with the model to begin with (`models.source`); a checkpoint is written before the first step,
+            and once there is one it is not read any more. None: fresh weights.
         device: where to compute.
         measure: gives the averaged generator's scores, for at most config.evaluation_share of the time of this call, each time
             right after a checkpoint; budgets in seconds go on meanwhile. None: nothing is measured.
@@ -114,12 +126,13 @@ def train(
     Raises:
         OptionError: kind, options, resolution and data do not fit together.
         DataError: the data cannot be used at this resolution.
-        BadCheckpoint: `run_dir` holds another training.
+        NoCheckpoint: no model is in `init_from`.
+        BadCheckpoint: `run_dir` holds another training, or the model in `init_from` is damaged.
         TrainingDiverged: a loss or a weight is no longer finite, and there is no remedy or none was wanted; the last good
             checkpoint is kept.
         CheckpointError: a checkpoint cannot be written.
     """
-    training, found = _opened(data, config, run_dir, torch.device(device), ranks)
+    training, found = _opened(data, config, run_dir, init_from, torch.device(device), ranks)
     loop = _Loop(training, run_dir, Appraisals(measure, config), on_tick, should_stop)
     while True:
         try:
@@ -129,7 +142,13 @@ def train(
 
 
 def follow(
-    data: PreparedImages, config: TrainingConfig, run_dir: Path, *, device: str | torch.device, ranks: Ranks
+    data: PreparedImages,
+    config: TrainingConfig,
+    run_dir: Path,
+    *,
+    init_from: Path | None = None,
+    device: str | torch.device,
+    ranks: Ranks,
 ) -> None:
     """Take the steps of a training that rank 0 leads by train(), and go back where it does, until it ends.
 
@@ -139,21 +158,22 @@ def follow(
         data: as for train().
         config: as for train().
         run_dir: as for train(); it is only read.
+        init_from: as for train().
         device: where this rank computes.
         ranks: this rank's place.
 
     Raises:
         ModelsError: as train().
     """
-    training, _ = _opened(data, config, run_dir, torch.device(device), ranks)
+    training, _ = _opened(data, config, run_dir, init_from, torch.device(device), ranks)
     while True:
         word, elapsed_s = ranks.from_first(Word.END, 0.0)
         if word == Word.END:
             return
         if word == Word.GO_BACK:
             rollbacks = Rollbacks.validate_json(ranks.text_from_first())
-            back_to = rollbacks[-1].back_to
-            training.roll_back(checkpoint.load(checkpoint.path_of(run_dir, back_to)) if back_to else None, rollbacks)
+            path = checkpoint.path_of(run_dir, rollbacks[-1].back_to)  # none for the beginning with fresh weights
+            training.roll_back(checkpoint.load(path) if path.exists() else None, rollbacks)
             _meet(training, run_dir)
         else:
             training.elapsed_s = elapsed_s
@@ -161,13 +181,25 @@ def follow(
 
 
 def _opened(
-    data: PreparedImages, config: TrainingConfig, run_dir: Path, device: torch.device, ranks: Ranks
+    data: PreparedImages,
+    config: TrainingConfig,
+    run_dir: Path,
+    init_from: Path | None,
+    device: torch.device,
+    ranks: Ranks,
 ) -> tuple[Training, Checkpoint | None]:
-    """A training as of the newest checkpoint, the same one on every rank."""
+    """A training as of the newest checkpoint, the same one on every rank, or at its beginning."""
     training = Training(data, config, device, ranks)
     found = checkpoint.latest(run_dir)
     if found is not None:
+        if init_from is not None and found.record.origin is None:
+            raise BadCheckpoint(
+                f"{found.path} is of a training that began with fresh weights, not with {init_from}; leave init_from out to "
+                "go on with it, or train into an empty directory"
+            )
         training.restore(found)
+    else:
+        training.inherit(Source.read(init_from) if init_from is not None else None)
     _meet(training, run_dir)
     return training, found
 
@@ -259,7 +291,11 @@ class _Loop:
         watch.begin(found.path if found is not None else None, training.images_seen)
         rate = _Rate()
         tick_at = checkpoint_at = preview_at = time.monotonic()
-        remedied_now = self._rollback is not None  # a remedy is kept from the first step on
+        # A remedy is kept from the first step on; and where another model's weights are taken, these themselves, which free
+        # the training from that model, and can be gone back to.
+        begins = found is None and training.origin is not None
+        save_now = self._rollback is not None or begins
+        retreats = training.origin is not None if config.stop_on_memorising is None else config.stop_on_memorising
         while True:
             now = time.monotonic()
             training.elapsed_s = now - self._started
@@ -268,7 +304,7 @@ class _Loop:
             finished = fraction >= 1 or in_vain
             ending = finished or (self._should_stop is not None and self._should_stop())
             measure_due = (finished or not ending) and appraisals.due(ending=finished)
-            save_due = ending or measure_due or remedied_now or now - checkpoint_at >= config.checkpoint_interval_s
+            save_due = ending or measure_due or save_now or now - checkpoint_at >= config.checkpoint_interval_s
             preview_due = finished or now - preview_at >= config.preview_interval_s
 
             if ending or save_due or preview_due or now - tick_at >= config.tick_interval_s:
@@ -279,7 +315,7 @@ class _Loop:
                     keep = {path for path in (watch.sound, watch.proven) if path is not None}
                     written = training.save(self._run_dir, thorough=finished, keep=keep)
                     saved = training.images_seen, written
-                    checkpoint_at, remedied_now = time.monotonic(), False
+                    checkpoint_at, save_now = time.monotonic(), False
                     gauges |= training.overfitting()
                 if measure_due:
                     scores = appraisals.take(training.sampled())
@@ -289,8 +325,14 @@ class _Loop:
                     preview = write_preview(training.sampled(), self._run_dir)
                     preview_at = time.monotonic()
                 troubles = watch.look(training.images_seen, fraction, gauges, scores, written)
+                if begins:
+                    watch.begin(written, training.images_seen)
+                    begins = False
                 self._tell(rate, fraction, losses, gauges, scores, written, preview)
                 tick_at = time.monotonic()
+                copying = [finding for finding in watch.certain if finding.name is Trouble.MEMORISING]
+                if retreats and copying and (refuge := watch.refuge(copying[0])) is not None:
+                    return self._retreat(checkpoint.load(refuge), copying[0], fraction, losses)
                 if ending:
                     training.ranks.from_first(Word.END, training.elapsed_s)
                     assert saved is not None
@@ -310,6 +352,45 @@ class _Loop:
                         raise _Setback(finding, remedy)
             training.ranks.from_first(Word.STEP, training.elapsed_s)
             training.step()
+
+    def _retreat(self, found: Checkpoint, finding: Finding, fraction: float, losses: dict[str, float]) -> Outcome:
+        """End at a checkpoint of before a trouble, and drop what came after it."""
+        training, elapsed_s = self._training, self._training.elapsed_s
+        log.warning(
+            "ended after %s images, at the checkpoint of %s (%s)",
+            f"{training.images_seen:,}",
+            f"{found.record.images_seen:,}",
+            finding.says,
+        )
+        training.ranks.from_first(Word.END, elapsed_s)
+        training.roll_back(found, found.record.rollbacks)
+        checkpoint.sweep(self._run_dir, beyond=training.images_seen)
+        preview = write_preview(training.sampled(), self._run_dir)
+        if self._on_tick is not None:
+            self._on_tick(
+                Tick(
+                    images_seen=training.images_seen,
+                    fraction=fraction,
+                    images_per_s=0.0,
+                    eta_s=0.0,
+                    elapsed_s=elapsed_s,
+                    losses={},
+                    preview=preview,
+                    troubles=(finding,),
+                )
+            )
+        return Outcome(
+            finished=True,
+            images_seen=training.images_seen,
+            elapsed_s=elapsed_s,
+            losses=losses,
+            checkpoint=found.path,
+            preview=preview,
+            gave_up=True,
+            troubles=(finding,),
+            rollbacks=training.rollbacks,
+            went_back=True,
+        )
 
     def _tell(
         self,

@@ -22,16 +22,19 @@ from models.data import PreparedImages
 from models.ema import ExponentialMovingAverage
 from models.errors import BadCheckpoint, InvalidOption, TrainingDiverged
 from models.evaluation.split import learnt_and_held_out
+from models.freezing import freeze
 from models.generator import Generator, GeneratorCard, load_weights
 from models.means import Means
-from models.objective import Batch, Encodes, Judges, Phase
+from models.objective import Batch, Discriminates, Encodes, Judges, Phase
 from models.options import TrainOptions
+from models.origin import Origin
 from models.plateau import Plateau
 from models.prior import QUICK, THOROUGH, MixturePrior, fit_prior
 from models.randomness import EndlessShuffle, derived_generator, derived_seed
 from models.ranks import ALONE, Ranks
 from models.registry import build_objective
 from models.remedies import Rollback, remedied
+from models.source import Source
 
 QUICK_IMAGES = 2_000  # that a prior is fitted to in passing: a second or two
 THOROUGH_IMAGES = 10_000  # at the end, at most
@@ -76,6 +79,25 @@ class Training:
             )
         self.images = data.load(config.resolution, device)
         self.device = device
+        self.origin: Origin | None = None  # what it began with; None: fresh weights
+        self._source: Source | None = None  # the same at hand; None once it was brought back by a checkpoint
+        self._begin(())
+
+    def inherit(self, source: Source | None) -> None:
+        """Begin with another model's weights, before the first step; None: with fresh ones.
+
+        Raises:
+            InvalidOption: they do not fit, or no layers can be frozen.
+            BadCheckpoint: they are damaged.
+        """
+        wish: int | None = getattr(self.asked.options, "freeze_layers", None)
+        if source is None:
+            if wish:
+                message = f"{wish} layers with fresh weights would never learn"
+                raise InvalidOption("freeze_layers", message, "0, or a model to begin with (init_from)")
+            return
+        source.check(self.card)
+        self.origin, self._source = source.origin(self.objective, self.classes, wish), source
         self._begin(())
 
     def _begin(self, rollbacks: Sequence[Rollback]) -> None:
@@ -94,6 +116,10 @@ class Training:
         self.average = ExponentialMovingAverage(
             self.objective.generator, halflife_images=config.options.ema_halflife_images
         )
+        if self._source is not None:
+            self._source.give(self.objective, self.average.network, self.classes)
+        if self.origin is not None and isinstance(self.objective, Discriminates):
+            freeze(self.objective.discriminators, self.origin.frozen_layers)
         self.random = derived_generator(config.seed, "steps")
         self.plateau = Plateau()
         self._loss_means, self._gauge_means = Means(), Means()  # since they were last read
@@ -110,8 +136,19 @@ class Training:
             channels=self.channels,
             classes=self.classes,
             images_seen=self.images_seen,
-            notes=(*self._notes, *(rollback.says for rollback in self.rollbacks)),
+            notes=(*self._notes, *self._told),
         )
+
+    @property
+    def _told(self) -> tuple[str, ...]:
+        """What there is to tell of how it came here."""
+        began = (self.origin.says,) if self.origin is not None else ()
+        return (*began, *(rollback.says for rollback in self.rollbacks))
+
+    @property
+    def _inherited_images(self) -> int:
+        """Images that the weights had seen before this training."""
+        return self.origin.images_seen if self.origin is not None else 0
 
     def step(self) -> None:
         """Draw one batch and let every phase learn from it."""
@@ -127,7 +164,8 @@ class Training:
             self._average_what_was_watched()
         self._gauge_means.add(self.objective.gauges)
         self.images_seen += options.batch_size
-        self.average.update(self.objective.generator, images_seen=self.images_seen, batch_size=options.batch_size)
+        seen = self._inherited_images + self.images_seen
+        self.average.update(self.objective.generator, images_seen=seen, batch_size=options.batch_size)
 
     def _average_what_was_watched(self) -> None:
         """Give every rank the mean gauges, and the mean running statistics of batch normalisation.
@@ -154,7 +192,7 @@ class Training:
             labels=None if self.classes is None else labels,
             latents=latents[self._share].to(self.device, non_blocking=True),
             random=self.random if ranks.count == 1 else self._own_random(),
-            images_seen=self.images_seen,
+            images_seen=self._inherited_images + self.images_seen,
             fraction=self.config.fraction(self.images_seen, self.elapsed_s),
             ranks=ranks.count,
         )
@@ -280,6 +318,7 @@ class Training:
             images_seen=self.images_seen,
             elapsed_s=self.elapsed_s,
             rollbacks=self.rollbacks,
+            origin=self.origin,
         )
         self._fit_prior(thorough=thorough)
         return checkpoint.save(run_dir, record, state, self.average.network, self.card, self._prior, keep=keep)
@@ -302,7 +341,8 @@ class Training:
             BadCheckpoint: it is of another training.
         """
         self._check(found)
-        if found.record.rollbacks != self.rollbacks:
+        self.origin, self._source = found.record.origin, None
+        if found.record.rollbacks != self.rollbacks or self.origin is not None:
             self._begin(found.record.rollbacks)
         self._take(found)
 
@@ -343,8 +383,8 @@ class Training:
         self.random.set_state(found.state["random"])
         if "plateau" in found.state:
             self.plateau.restore(found.state["plateau"])
-        kept, told = Generator.load(found.path), {rollback.says for rollback in found.record.rollbacks}
-        self._prior, self._notes = kept.prior, tuple(note for note in kept.card.notes if note not in told)
+        kept = Generator.load(found.path)
+        self._prior, self._notes = kept.prior, tuple(note for note in kept.card.notes if note not in self._told)
         self.images_seen = found.record.images_seen
         self.elapsed_s = found.record.elapsed_s
 

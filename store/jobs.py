@@ -91,7 +91,7 @@ def submit(
         now: the database's time.
         dataset_id: the data set it makes or learns from.
         model_id: the model it makes or uses.
-        checkpoint: the weights that a sample, evaluate or export job is pinned to.
+        checkpoint: the weights that a job is pinned to: its model's, or for a training those it begins with.
         total: how much there is to do, in `unit`; None where it is not known yet.
         unit: what is counted.
         priority: whether it goes by its time, or lets others go first for a while.
@@ -156,6 +156,11 @@ def take(job: Job, *, owner: str, now: datetime, lease_s: float) -> Claim:
         checkpoint=job.checkpoint,
         waited_s=(now - job.created_at).total_seconds(),
     )
+
+
+def needs_model(model_id: str) -> ColumnElement[bool]:
+    """The condition that a job needs a model: it is the job's own, or the job is pinned to weights of it."""
+    return or_(Job.model_id == model_id, Job.checkpoint.startswith(f"models/{model_id}/", autoescape=True))
 
 
 def hold(session: Session, claim: Claim) -> Job:

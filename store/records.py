@@ -150,6 +150,7 @@ class Model(Record):
     promoted: Mapped[int | None] = mapped_column(
         BigInteger
     )  # images_seen of the weights chosen; None: always the newest
+    init_from: Mapped[dict[str, Any] | None]  # {"model", "name", "images_seen"} that its training began with
 
 
 class TrainingMetric(Record):

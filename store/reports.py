@@ -54,7 +54,7 @@ class WorkerReport(BaseModel):
 
     name: str  # unique for each start, as leases carry it
     lane: str
-    device: str
+    device: str  # what the host calls it: cpu, cuda:1
     version: str
     started_at: float  # Unix time by the worker's clock, seconds
     seen_at: float  # likewise, of this report
@@ -71,6 +71,11 @@ class WorkerReport(BaseModel):
         """The worker's name without what changes at each start: `sample-cuda:0@host`."""
         kind, _, host = self.name.partition("@")
         return f"{kind.rpartition('-')[0] or kind}@{host}"
+
+    @property
+    def host(self) -> str:
+        """Where the process runs."""
+        return self.name.partition("@")[2]
 
 
 class Reports(Protocol):

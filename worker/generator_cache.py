@@ -9,6 +9,7 @@ from pathlib import Path
 from models.errors import OutOfMemory
 from models.generator import Generator
 from models.memory import is_out_of_memory, release_memory
+from models.prepared import prepared
 from models.sampling import Sampler
 from store.blobs import Blobs
 
@@ -24,7 +25,7 @@ class GeneratorCache:
         Args:
             blobs: where weights come from.
             device: where generators live.
-            max_bytes: room for weights; one generator is always kept, however large.
+            max_bytes: room for weights and what they are computed in; one generator is always kept, however large.
             max_batch: most images in one forward pass.
             copies: directory for local copies, where the storage is not local.
         """
@@ -67,7 +68,8 @@ class GeneratorCache:
     def _tried(self, copy: Path) -> Sampler | None:
         """The sampler of the weights that lie there; None where memory ran out."""
         try:
-            return Sampler(Generator.load(copy, self._device), buckets=_buckets(self._max_batch))
+            generator = prepared(Generator.load(copy, self._device))
+            return Sampler(generator, buckets=_buckets(self._max_batch))  # its probe runs, and so warms, every size
         except OutOfMemory:
             return None
         except (RuntimeError, MemoryError) as error:

@@ -54,6 +54,7 @@ def _program(resources: Resources, lane: Lane, pinned: Pinned, number: int = 0) 
         name = f"{kind}-{secrets.token_hex(4)}@{socket.gethostname()}"
         command = [sys.executable, "-m", "worker.main", "--lane", lane.value]
         command += ["--device", ",".join(pinned.torch_names)]
+        command += ["--called", ",".join(device.name for device in pinned.devices)]
         return [*command, "--name", name]
 
     def on_exit(argv: list[str], _code: int) -> None:

@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="cpu",
         help="cpu, cuda for the one CUDA device that is visible, or cuda:0,cuda:1 to train on all",
     )
+    parser.add_argument("--called", help="what this host calls the device, for people (default: as --device)")
     parser.add_argument("--name", required=True, help="the worker's unique name; leases carry it")
     arguments = parser.parse_args(argv)
     try:
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     resources = Resources.open(settings)
     try:
         device, *further = arguments.device.split(",")
-        statistics = WorkerStatistics(arguments.name, arguments.lane.value, arguments.device)
+        statistics = WorkerStatistics(arguments.name, arguments.lane.value, arguments.called or arguments.device)
         with Heartbeat(resources) as heartbeat, Reporter(resources.reports, statistics):
             station = Station(
                 arguments.name, resources, heartbeat, device, further=tuple(further), statistics=statistics

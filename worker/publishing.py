@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
-from models.checkpoint import RECORD, STATE
+from models.checkpoint import RECORD, STATE, read_scores
 from models.generator import Generator
 from models.trainer import Tick
 from store import curves, jobs, kept
@@ -18,7 +18,7 @@ from store.events import Notice
 from store.records import Job, JobKind, Model
 from worker.running import Run
 
-KEPT_CHECKPOINTS = 6  # of a training; all but the newest are a generator alone, without what only training needs
+KEPT_CHECKPOINTS = 6  # of a training; all but the newest, the best and the current are a generator alone
 KEPT_PREVIEWS = 12  # of a training
 
 log = logging.getLogger(__name__)
@@ -101,9 +101,10 @@ class Publisher:
         for path in sorted(directory.iterdir()):
             blobs.put_file(f"{prefix}/{path.name}", path)
         card = Generator.load(directory).card
-        scores = tick.scores if tick is not None else None
+        scores = tick.scores if tick is not None else read_scores(directory)
         with database.transaction() as session:
             jobs.advance(session, claim, images_seen)
+            jobs.hold(session, claim).checkpoint = None  # from now on it can do without the model that it began with
             model = session.get_one(Model, claim.model_id, with_for_update=True)
             kept.cut_back(session, model.id, images_seen)  # later ones are of what was rolled back
             if model.promoted is not None and model.promoted > images_seen:
@@ -118,27 +119,27 @@ class Publisher:
                 most=KEPT_CHECKPOINTS,
             )
             model.classes = card.classes
-            model.metrics = {**model.metrics, **_metrics(losses, images_seen, tick), "notes": list(card.notes)}
+            model.metrics = {**model.metrics, **_metrics(losses, images_seen, tick, scores), "notes": list(card.notes)}
             left = {row.blob for row in rows}
-            pinned = set(
-                session.scalars(
-                    select(Job.checkpoint).where(
-                        Job.model_id == claim.model_id, Job.kind != JobKind.TRAIN, Job.status.not_in(jobs.ENDED)
-                    )
-                )
-            )
+            best = kept.best(rows)
+            whole = {prefix, model.checkpoint, best.blob if best is not None else None}
+            unfinished = Job.status.not_in(jobs.ENDED), Job.checkpoint.is_not(None)
+            for pin in session.scalars(select(Job).where(jobs.needs_model(model.id), *unfinished)):
+                left.add(pin.checkpoint or "")
+                if pin.kind is JobKind.TRAIN:  # it begins with all networks, not with the generator alone
+                    whole.add(pin.checkpoint)
         self._published = directory
-        self._drop(left | {blob for blob in pinned if blob is not None}, whole=prefix)
+        self._drop(left, whole=whole)
 
-    def _drop(self, prefixes: set[str], *, whole: str) -> None:
-        """Delete all checkpoints but these, and of these all but the generator; `whole` stays as it is."""
+    def _drop(self, prefixes: set[str], *, whole: Container[str | None]) -> None:
+        """Delete all checkpoints but these, and of these all but the generator; those in `whole` stay as they are."""
         blobs, folder = self._run.resources.blobs, f"models/{self._run.claim.model_id}"
         keys, beside = blobs.keys(folder), {f"{folder}/{part}" for part in ("previews", "exports", "strips")}
         for prefix in {key.rpartition("/")[0] for key in keys} - prefixes - beside:
             blobs.delete(prefix)
-        for prefix in prefixes - {whole}:
+        for prefix in prefixes:
             for name in (RECORD, STATE):
-                if f"{prefix}/{name}" in keys:
+                if prefix not in whole and f"{prefix}/{name}" in keys:
                     blobs.delete(f"{prefix}/{name}")
 
     def _publish_preview(self, path: Path, images_seen: int) -> None:
@@ -163,12 +164,14 @@ class Publisher:
         )
 
 
-def _metrics(losses: Mapping[str, float], images_seen: int, tick: Tick | None) -> dict[str, Any]:
+def _metrics(
+    losses: Mapping[str, float], images_seen: int, tick: Tick | None, scores: Mapping[str, float] | None
+) -> dict[str, Any]:
     """What the model's row says of its newest moment."""
     metrics: dict[str, Any] = {"losses": dict(losses)}
     if tick is not None:
         metrics |= {"images_per_s": tick.images_per_s, "gauges": tick.gauges}
         metrics["troubles"] = [finding.to_json() for finding in tick.troubles]
-        if tick.scores is not None:
-            metrics["scores"] = {"images_seen": images_seen, **tick.scores}
+    if scores is not None:
+        metrics["scores"] = {"images_seen": images_seen, **scores}
     return metrics

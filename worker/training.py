@@ -44,6 +44,7 @@ def train_model(run: Run) -> Finish:
         check_fits(needed, run.station.device)
         run_dir = directory / "run"
         begin = _restore(run, run_dir, directory / "restored")
+        source = _source(run, directory / "source")
         live = live_measure(
             prepared,
             data,
@@ -68,11 +69,14 @@ def train_model(run: Run) -> Finish:
                 prepared,
                 config,
                 run_dir,
+                init_from=source,
                 measure=live.measure,
                 on_tick=on_tick,
                 should_stop=run.should_stop,
             )
         publisher.publish_checkpoint(outcome.checkpoint, outcome.images_seen, outcome.losses)
+        if outcome.why_back is not None:
+            say(run, outcome.why_back)
     if not outcome.finished:
         run.raise_if_stopped()
     return lambda session: _finish(session, run, outcome)
@@ -84,11 +88,14 @@ def _finish(session: Session, run: Run, outcome: Outcome) -> dict[str, Any]:
     favourite = kept.clearly_better(kept.read_checkpoints(session, model.id))
     if favourite is not None and model.promoted is None and run.claim.request.get("promote_best", True):
         kept.promote(model, favourite, follow=False)
+    if outcome.why_back is not None:
+        model.metrics = {**model.metrics, "notes": [*model.metrics.get("notes", []), outcome.why_back]}
     return {
         "model": model.id,
         "images_seen": outcome.images_seen,
         "promoted": model.promoted,
         "gave_up": outcome.gave_up,
+        "went_back": outcome.went_back,
         "troubles": [finding.to_json() for finding in outcome.troubles],
         "rollbacks": [rollback.model_dump(mode="json") for rollback in outcome.rollbacks],
         "metrics": model.metrics,
@@ -136,6 +143,7 @@ def _config(run: Run, request: Mapping[str, Any]) -> TrainingConfig:
         patience=request.get("patience"),
         on_trouble=request.get("on_trouble", "note"),
         held_out=request.get("held_out", 0.0),
+        stop_on_memorising=request.get("stop_on_memorising"),
     )
 
 
@@ -178,6 +186,15 @@ def _restore(run: Run, run_dir: Path, cache: Path) -> int:
         source = run.resources.blobs.fetch(blob, cache)
         shutil.copytree(source, run_dir / f"ckpt-{images_seen:012d}")
     return images_seen
+
+
+def _source(run: Run, cache: Path) -> Path | None:
+    """The model that the job begins with, fetched while it is pinned: until the job has a checkpoint of its own.
+
+    After that the trainer does not read it; where it would have to, an empty directory is a clear error."""
+    if run.claim.request.get("init_from") is None:
+        return None
+    return run.resources.blobs.fetch(run.claim.checkpoint, cache) if run.claim.checkpoint is not None else cache
 
 
 def say(run: Run, text: str) -> None:

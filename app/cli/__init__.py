@@ -11,7 +11,21 @@ from collections.abc import Sequence
 
 import typer
 
-from app.cli import datasets, demo, evaluate, export, generate, jobs, models, output, service, train, trainings, up
+from app.cli import (
+    datasets,
+    demo,
+    evaluate,
+    export,
+    generate,
+    jobs,
+    models,
+    output,
+    service,
+    status,
+    train,
+    trainings,
+    up,
+)
 from app.client import ClientError
 
 commands = typer.Typer(
@@ -26,6 +40,7 @@ commands = typer.Typer(
 
 RUN, USE = "Run the service", "Use it"
 commands.command(rich_help_panel=RUN)(up.up)
+commands.command("status", rich_help_panel=RUN)(status.status)
 commands.command("demo", rich_help_panel=RUN)(demo.demo)
 commands.command(rich_help_panel=RUN)(service.api)
 commands.command(rich_help_panel=RUN)(service.worker)

@@ -122,6 +122,7 @@ def print_model(model: JsonObject) -> None:
             ("pictures", f"{model['resolution']}x{model['resolution']} {'grey' if model['channels'] == 1 else 'RGB'}"),
             ("classes", output.plain(", ".join(classes)) if classes else "none: unconditional"),
             ("learned from", output.plain(model.get("dataset_name") or model.get("dataset"))),
+            ("began as", _began(model)),
             ("images seen", output.amount(model["images_seen"])),
             ("losses", output.losses(model.get("metrics"))),
             ("troubles", _told(model, "troubles")),
@@ -131,6 +132,13 @@ def print_model(model: JsonObject) -> None:
             ("created", output.moment(model["created_at"])),
         ]
     )
+
+
+def _began(model: JsonObject) -> str | None:
+    began = model.get("init_from")
+    if began is None:
+        return None
+    return output.plain(f"{began['name']} ({began['model']}) after {output.amount(began['images_seen'])} images")
 
 
 def _word(value: object) -> str:

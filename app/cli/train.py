@@ -51,6 +51,14 @@ def train(
             help="About collapse, overfitting, losses that are not finite: note them, stop, or go back and on with a remedy."
         ),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Id or name of a model to begin with. (default: fresh weights)"),
+    ] = None,
+    stop_on_memorising: Annotated[
+        bool | None,
+        typer.Option(help="End at the last healthy checkpoint when pictures are copied. (default: with --init-from)"),
+    ] = None,
     held_out: Annotated[
         float | None,
         typer.Option(min=0, metavar="SHARE", help="Of the pictures, not to learn from, so that overfitting shows."),
@@ -81,6 +89,8 @@ def train(
             seed=seed,
             patience=patience,
             on_trouble=on_trouble,
+            init_from=client.model(init_from)["id"] if init_from is not None else None,
+            stop_on_memorising=stop_on_memorising,
             held_out=held_out,
             promote_best=promote_best,
         )

@@ -45,7 +45,9 @@ class AdversarialObjective:
                     if isinstance(layer, nn.Conv2d | nn.Linear):
                         spectral_norm(layer)
         self.generator = generator.to(device).to(memory_format=torch.channels_last)
-        self.discriminators = [one.to(device).to(memory_format=torch.channels_last) for one in discriminators]
+        self.discriminators: Sequence[nn.Module] = [
+            one.to(device).to(memory_format=torch.channels_last) for one in discriminators
+        ]
         judges = self.discriminators[0] if len(discriminators) == 1 else nn.ModuleList(self.discriminators)
         self.gauges: dict[str, Tensor | float] = {}
         self._fakes = torch.empty(0)  # of this step: made in phase D, judged again in phase G

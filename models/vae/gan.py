@@ -72,6 +72,7 @@ class VaeGanObjective(VaeSigmaObjective):
         self.sharpening = options
         self.game = Relativistic()
         self.discriminator = PatchDiscriminator(options, shape).to(device).to(memory_format=torch.channels_last)
+        self.discriminators = [self.discriminator]
         optimizer = torch.optim.Adam(
             self.discriminator.parameters(), lr=options.discriminator_learning_rate, betas=BETAS, fused=True
         )

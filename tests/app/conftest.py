@@ -195,6 +195,8 @@ class Service:
         for lane in Lane:
             self.queue.take(lane)
         self.queue.rung.clear()
+        for report in self.resources.reports.current():
+            self.resources.reports.withdraw(report.name)
 
     def blob_files(self) -> list[str]:
         """Every file below the blobs' directory, the unfinished ones as well."""

@@ -52,7 +52,10 @@ def sampler(name: str, image_s: float | None, lane: str = "sample") -> WorkerRep
     )  # fmt: skip
 
 
-def test_what_would_pass_the_bound_is_refused_with_the_time_to_come_again(small: Service) -> None:
+def test_what_would_pass_the_bound_is_refused_with_the_time_to_come_again(
+    small: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAST_IDLE", 0)
     small.clear()
     body = {"model": small.add_model(), "n": 60}
     for name, image_s in (("a@x", 1.0), ("b@x", 0.5)):  # together three images a second

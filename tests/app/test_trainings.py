@@ -10,7 +10,7 @@ from app.trainings import DEFAULT_SECONDS
 from models import catalog
 from store.identifiers import new_id
 from store.queue import Lane
-from store.records import Dataset, DatasetStatus
+from store.records import Dataset, DatasetStatus, Job, Model
 from tests.app.conftest import Service, assert_problem
 
 
@@ -194,3 +194,64 @@ def test_what_to_do_about_troubles_is_handed_on(service: Service) -> None:
     body = {"dataset": service.add_dataset(), "on_trouble": "rollback", "held_out": 0.1}
     request = service.http.post("/v1/trainings", json=body).json()["request"]
     assert (request["on_trouble"], request["held_out"]) == ("rollback", 0.1)
+
+
+def begin_with(service: Service, model_id: str, **body: Any) -> Any:
+    dataset_id = body.pop("dataset", None) or service.add_dataset()
+    return service.http.post("/v1/trainings", json={"dataset": dataset_id, "init_from": model_id, **body})
+
+
+def test_a_training_may_begin_with_another_model(service: Service) -> None:
+    """Given a model, when a training begins with it, I expect its kind, resolution and options, and its weights pinned."""
+    source = service.add_model()
+
+    response = begin_with(service, source, name="my pet", options={"freeze_layers": 1, "batch_size": 16})
+
+    assert response.status_code == 202, response.text
+    job = response.json()
+    options = catalog.parse_options("gan-dcgan", {"freeze_layers": 1, "batch_size": 16}).model_dump()
+    assert (job["request"]["kind"], job["request"]["resolution"]) == ("gan-dcgan", 32)
+    assert (job["request"]["options"], job["request"]["init_from"]) == (options, source)
+    model = service.http.get(f"/v1/models/{job['model']}").json()
+    assert model["init_from"] == {"model": source, "name": "pets 32", "images_seen": 1000}
+    assert service.http.get(f"/v1/models/{source}").json()["init_from"] is None
+    with service.resources.database.snapshot() as session:
+        assert session.get_one(Job, job["id"]).checkpoint == f"models/{source}/000000001000-1"
+
+
+def test_a_model_that_a_training_is_to_begin_with_is_not_deleted(service: Service) -> None:
+    """Given a queued training, I expect the model kept; once the training let go of it, or was canceled, deleted."""
+    source = service.add_model()
+    job = begin_with(service, source).json()
+    assert_problem(service.http.delete(f"/v1/models/{source}"), 409, "in_use", "model_id")
+    service.http.post(f"/v1/jobs/{job['id']}/cancel")
+    assert service.http.delete(f"/v1/models/{source}").status_code == 204
+    kept = service.http.get(f"/v1/models/{job['model']}").json()["init_from"]
+    assert kept == {"model": source, "name": "pets 32", "images_seen": 1000}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "parameter"),
+    [
+        ({"kind": "gan-r3"}, 422, "invalid_parameter", "/kind"),
+        ({"options": {"base_channels": 32}}, 422, "invalid_option", "/options/base_channels"),
+        ({"resolution": 64}, 422, "invalid_parameter", "/resolution"),
+    ],
+)
+def test_what_does_not_fit_the_model_to_begin_with_is_refused(
+    service: Service, body: dict[str, Any], status: int, code: str, parameter: str
+) -> None:
+    response = begin_with(service, service.add_model(), **body)
+    assert_problem(response, status, code, parameter)
+
+
+def test_a_model_of_other_pictures_or_none_is_refused(service: Service) -> None:
+    assert_problem(begin_with(service, service.add_model(has_weights=False)), 409, "model_not_ready", "/init_from")
+    assert_problem(begin_with(service, "mdl_none"), 404, "model_not_found", "/init_from")
+    assert_problem(begin_with(service, service.add_model(), kind="vae-nope"), 422, "unknown_kind", "/kind")
+    model_id = service.add_model()
+    with service.resources.database.transaction() as session:
+        session.get_one(Model, model_id).channels = 1
+    response = begin_with(service, model_id)
+    assert_problem(response, 422, "invalid_parameter", "/init_from")
+    assert "import the pictures again with channels 1" in response.text

@@ -68,6 +68,8 @@ def test_the_document_holds_the_whole_contract() -> None:
         "GET /v1/images",
         "GET /v1/images/{image_id}",
         "GET /v1/images/{image_id}/content",
+        "GET /v1/system",
+        "GET /metrics",
         "GET /healthz",
         "GET /readyz",
     }

@@ -179,3 +179,16 @@ def test_one_device_needs_no_other_process(prepared: Prepare, configured: Config
     straight = train(data, config, tmp_path / "b")
     weights = [(outcome.checkpoint / "training.safetensors").read_bytes() for outcome in (shared, straight)]
     assert weights[0] == weights[1]
+
+
+def test_two_devices_begin_with_the_same_model(prepared: Prepare, configured: Configure, tmp_path: Path) -> None:
+    """Given another model, when two processes begin with it, I expect what one process learns from there, as far as sums in
+    another order allow."""
+    data = prepared(8)
+    config = configured("gan-r3", images=32)
+    source = train(data, config, tmp_path / "source").checkpoint
+    shared = train_on(["cpu", "cpu"], _directory(data), config, tmp_path / "two", init_from=source)
+    straight = train(data, config, tmp_path / "one", init_from=source)
+    assert shared.losses == pytest.approx(straight.losses, rel=1e-3)
+    cards = [Generator.load(outcome.checkpoint).card for outcome in (shared, straight)]
+    assert cards[0].notes == cards[1].notes != ()

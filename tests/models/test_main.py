@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from models.__main__ import app
 from models.evaluation import MEASURES
+from models.generator import Generator
 from tests.models.conftest import pictures
 from tests.models.gan.test_netg import example
 from tests.pictures import prepared_shapes
@@ -81,6 +83,27 @@ def test_people_are_told_what_was_made_and_what_comes_next(folder: Path, tmp_pat
     assert "needs about" in trained.stderr
     assert "trained on 16 images" in trained.stderr
     assert "python -m models sample" in trained.stderr
+
+
+def test_a_model_is_made_one_s_own(folder: Path, tmp_path: Path) -> None:
+    """Given a run, when another training begins with it, I expect its kind and options, and the same command to go on also
+    when that run is gone."""
+    data, source, run = tmp_path / "data", tmp_path / "source", tmp_path / "run"
+    _run("prepare", folder, data)
+    _run("train", data, source, "--images", "16", *TINY)
+    begun: list[str | Path] = ["train", data, run, "--init-from", source, "--option", "freeze_layers=1"]
+    told = _run(*begun, "--images", "16")
+    assert "gan-dcgan, like the model that it begins with" in told.stderr
+    shutil.rmtree(source)
+    end = _json(_run(*begun, "--images", "32", "--json"))[-1]
+    assert end["images_seen"] == 32
+    card = Generator.load(Path(str(end["checkpoint"]))).card
+    assert (card.options["base_channels"], card.options["freeze_layers"]) == (4, 1)
+    assert "the lowest 1 layers stay fixed" in card.notes[0]
+
+    refused = _run("train", data, tmp_path / "other", "--init-from", run, "--kind", "gan-r3", "--images", "8")
+    assert refused.exit_code == 1
+    assert "gan-r3 cannot begin with the weights of a gan-dcgan" in " ".join(refused.stderr.split())
 
 
 def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(folder: Path, tmp_path: Path) -> None:

@@ -122,11 +122,14 @@ class Desk:
             )
             return job.id
 
-    def train_job(self, images: int = 64, kind: str = "gan-dcgan", **options: object) -> str:
+    def train_job(
+        self, images: int = 64, kind: str = "gan-dcgan", *, init_from: str | None = None, **options: object
+    ) -> str:
         known = wanted(kind).options.model_fields
         own = {name: value for name, value in {**SMALL, **options}.items() if name in known}
         with self.resources.database.transaction() as session:
             session.add(_model("mdl_new", kind))
+            source = session.get_one(Model, init_from) if init_from is not None else None
             job = jobs.submit(
                 session,
                 JobKind.TRAIN,
@@ -136,10 +139,12 @@ class Desk:
                     "options": own,
                     "budget": {"images": images},
                     "seed": 3,
+                    **({"init_from": init_from} if init_from is not None else {}),
                 },
                 now=self.resources.database.now(session),
                 dataset_id="ds_squares",
                 model_id="mdl_new",
+                checkpoint=source.checkpoint if source is not None else None,
                 total=images,
             )
             return job.id

@@ -25,7 +25,7 @@ COMMANDS = {path: command for path, command in every_command() if not command.hi
 
 
 def test_the_commands_that_users_were_promised_are_there() -> None:
-    promised = ["up", "api", "worker", "migrate", "demo", "train", "generate", "evaluate", "export", "kinds"]
+    promised = ["up", "api", "worker", "migrate", "status", "demo", "train", "generate", "evaluate", "export", "kinds"]
     promised += [f"dataset {name}" for name in ("import", "list", "show", "delete")]
     promised += [f"jobs {name}" for name in ("list", "show", "watch", "cancel")]
     promised += [f"trainings {name}" for name in ("list", "show", "metrics", "previews", "checkpoints", "promote")]
@@ -50,7 +50,7 @@ def test_every_option_says_what_it_is(path: str) -> None:
     [
         path
         for path in COMMANDS
-        if path.split()[-1] in {"list", "show", "import", "train", "generate", "evaluate", "export", "kinds"}
+        if path.split()[-1] in {"list", "show", "import", "train", "generate", "evaluate", "export", "kinds", "status"}
     ],
 )
 def test_whatever_prints_data_can_print_json(path: str) -> None:
