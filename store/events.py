@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +20,30 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from store.errors import RedisUnavailable
+
+STREAM = "darkroom:events:"  # and the job's id
+MOST_TOLD = 500  # notices in one command
+
+# One command for any number of notices: packing and reading several for each would cost more than all else about them.
+PUBLISH = """
+local stream, length, keep_s, news_length, ended = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local order, over = {}, {}
+for at = 6, #ARGV, 3 do
+  local job, kind, data = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  redis.call('XADD', stream .. job, 'MAXLEN', '~', length, '*', 'type', kind, 'data', data)
+  if over[job] == nil then
+    order[#order + 1] = job
+    over[job] = '0'
+  end
+  if kind == ended then
+    over[job] = '1'
+  end
+end
+for _, job in ipairs(order) do
+  redis.call('EXPIRE', stream .. job, keep_s)
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', news_length, '*', 'job', job, 'ended', over[job])
+end
+"""
 
 ANSWER_S = 4  # how long Redis may take to answer
 WATCH_S = 2  # longest uninterrupted look at it, below ANSWER_S
@@ -104,18 +128,18 @@ class RedisBus:
 
     def __init__(self, url: str) -> None:
         self._redis = connect(url)
+        self._publish = self._redis.register_script(PUBLISH)
 
     def publish(self, *notices: Notice) -> None:
+        told = [
+            field
+            for notice in notices
+            for field in (notice.job_id, notice.type, json.dumps(notice.data, separators=(",", ":")))
+        ]
         with _converted():
-            pipeline = self._redis.pipeline(transaction=False)
-            for notice in notices:
-                stream = _stream(notice.job_id)
-                fields = {"type": notice.type, "data": json.dumps(notice.data, separators=(",", ":"))}
-                pipeline.xadd(stream, fields, maxlen=HISTORY_LENGTH, approximate=True)  # type: ignore[arg-type]  # invariant dict
-            for job_id, ended in _by_job(notices).items():
-                pipeline.expire(_stream(job_id), HISTORY_S)
-                pipeline.xadd(NEWS, {"job": job_id, "ended": int(ended)}, maxlen=NEWS_LENGTH, approximate=True)
-            pipeline.execute()
+            for start in range(0, len(told), 3 * MOST_TOLD):
+                part = told[start : start + 3 * MOST_TOLD]
+                self._publish(keys=[NEWS], args=[STREAM, HISTORY_LENGTH, HISTORY_S, NEWS_LENGTH, ENDED, *part])
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:
         with _converted():
@@ -210,14 +234,6 @@ class _MemoryWatch:
             return fresh
 
 
-def _by_job(notices: Sequence[Notice]) -> dict[str, bool]:
-    """Whose notices these are, in their order, and whether one says that the job has ended."""
-    found: dict[str, bool] = {}
-    for notice in notices:
-        found[notice.job_id] = notice.type == ENDED or found.get(notice.job_id, False)
-    return found
-
-
 def _order(event_id: str) -> tuple[int, int]:
     milliseconds, _, sequence = event_id.partition("-")
     return int(milliseconds), int(sequence)
@@ -230,7 +246,7 @@ def _checked(event_id: str) -> str:
 
 
 def _stream(job_id: str) -> str:
-    return f"darkroom:events:{job_id}"
+    return STREAM + job_id
 
 
 @contextmanager

@@ -144,16 +144,14 @@ def _notices(outcome: Outcome, images: Sequence[Image]) -> Iterator[Notice]:
             "image",
             {"position": image.position, "id": image.id, "url": f"/v1/images/{image.id}/content"},
         )
-    yield Notice(
-        outcome.job_id,
-        "progress",
-        {
-            "done": float(outcome.done),
-            "total": float(outcome.total),
-            "unit": "images",
-            "rate": None if outcome.ended else outcome.images_per_s,
-            "eta_s": outcome.eta_s,
-        },
-    )
     if outcome.ended:
         yield Notice(outcome.job_id, "done", {"status": "succeeded", "error": None})
+        return
+    progress = {
+        "done": float(outcome.done),
+        "total": float(outcome.total),
+        "unit": "images",
+        "rate": outcome.images_per_s,
+        "eta_s": outcome.eta_s,
+    }
+    yield Notice(outcome.job_id, "progress", progress)
