@@ -15,6 +15,7 @@ from store import jobs
 from store.blobs import MemoryBlobs
 from store.database import Database
 from store.depth import images_waiting
+from store.errors import RedisUnavailable
 from store.events import MemoryBus
 from store.queue import MemoryQueue
 from store.records import Job, JobKind
@@ -177,3 +178,22 @@ def test_where_no_sampler_has_said_how_fast_it_is_a_plain_time_is_named(resource
     with pytest.raises(QueueFull) as raised, Backlog(resources).place_for(LIMIT + 1):
         pass
     assert raised.value.retry_after_s == module.RETRY_AFTER_S
+
+
+def test_a_redis_that_is_away_is_asked_seldom_and_refusing_goes_on(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    def away() -> list[WorkerReport]:
+        nonlocal asked
+        asked += 1
+        raise RedisUnavailable("it is away")
+
+    monkeypatch.setattr(resources.reports, "current", away)
+    backlog = Backlog(resources)
+    for _ in range(5):
+        with pytest.raises(QueueFull) as raised, backlog.place_for(LIMIT + 1):
+            pass
+        assert raised.value.retry_after_s == module.RETRY_AFTER_S
+    assert asked == 1
