@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from app.dependencies import NO_NULL, Attached, CancelAfter, IdempotencyKey, NewsOfJobs, PreferredWait
+from app.dependencies import NO_NULL, CancelAfter, IdempotencyKey, PreferredWait
 from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, NotAcceptable, Problem
 from app.images import png
 from app.intake import Asked, Intake, Seen
@@ -102,8 +102,6 @@ class Generation(BaseModel):
 )
 async def create_generation(
     request: Request,
-    resources: Attached,
-    news: NewsOfJobs,
     intake: Desk,
     body: Generation,
     idempotency_key: IdempotencyKey,
@@ -112,6 +110,7 @@ async def create_generation(
     accept: Annotated[str | None, Header(description="`image/png` answers with the picture itself, for n = 1.")] = None,
 ) -> Response:
     """Asks for pictures. With `Prefer: wait=n` the answer comes when they are made, if that is within n seconds."""
+    resources, news = intake.resources, intake.news
     as_png = _wants_png(accept, body.n)
     longest = resources.settings.max_wait_s
     wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if as_png else 0.0)

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from app.backlog import Backlog
 from app.jobs import IMAGES_SHOWN
+from app.news import News
 from app.sharing import Shared
 from app.submissions import Submission, submit_together
 from store import jobs, records
@@ -44,10 +45,13 @@ class Intake:
 
     Args:
         resources: open ones.
+        news: what those who wait listen to.
         backlog: who may come in.
     """
 
-    def __init__(self, resources: Resources, backlog: Backlog) -> None:
+    def __init__(self, resources: Resources, news: News, backlog: Backlog) -> None:
+        self.resources, self.news = resources, news
+
         def submit(submissions: Sequence[Submission]) -> Sequence[tuple[records.Job, bool] | Exception]:
             return submit_together(resources, backlog, submissions)
 

@@ -62,6 +62,10 @@ TAGS = [
 ROUTERS = [
     router
     for module in (
+        generations,  # first what is asked for most: routes are tried in this order
+        images,
+        jobs,
+        events,
         datasets,
         imports,
         kinds,
@@ -71,10 +75,6 @@ ROUTERS = [
         curves,
         evaluations,
         exports,
-        generations,
-        jobs,
-        events,
-        images,
         system,
         health,
         metrics,
@@ -114,7 +114,7 @@ def create_app(resources: Resources | None = None) -> FastAPI:
         attached = resources if resources is not None else Resources.open(settings)
         news = News(attached.bus)
         app.state.resources, app.state.news = attached, news
-        app.state.intake = Intake(attached, Backlog(attached))
+        app.state.intake = Intake(attached, news, Backlog(attached))
         news.start()
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import sys
@@ -41,6 +42,8 @@ def server(app: FastAPI, settings: Settings) -> Server:
         port=settings.port,
         log_config=None,
         log_level=settings.log_level,
+        access_log=settings.log_level
+        == "debug",  # a line for each request costs a twentieth of it; /metrics counts them
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=30,
         server_header=False,
@@ -67,6 +70,7 @@ def main() -> None:
         )
     else:
         log.info("listens on loopback only (%s), because there are no API keys yet", settings.host)
+    gc.freeze()  # what the start has made is never garbage: no collection need walk through it again
     server(app, settings).run()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 from collections.abc import Sequence
@@ -64,6 +65,8 @@ def work(station: Station, lane: Lane) -> None:
         _limit_threads(settings)
     app = celery_app(settings.redis_url)
     register(app, lane, station)
+
+    gc.freeze()  # what the start has made is never garbage: no collection need walk through PyTorch again
 
     reconciler = Reconciler(station.resources) if lane is Lane.IO else None
 
