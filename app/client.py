@@ -256,18 +256,25 @@ class Client:
     # Generation
 
     def generate(
-        self, model_id: str, *, n: int = 1, seed: int | None = None, label: str | int | None = None
+        self,
+        model_id: str,
+        *,
+        n: int | None = None,
+        seed: int | None = None,
+        label: str | int | None = None,
+        controls: Mapping[str, Any] | None = None,
     ) -> JsonObject:
         """Asks for pictures and returns the job that makes them.
 
         Args:
             model_id: the generator.
-            n: how many; picture k has seed + k.
+            n: how many; picture k has seed + k. None: one, or as many as `controls` say.
             seed: of the first; None: the service chooses.
             label: a class, by name or index; None: any.
+            controls: `seeds`, `labels`, `truncation`, `interpolate`, `variations` or `mix`, as docs/sampling.md says.
         """
-        body = {"model": model_id, "n": n}
-        return self._json("POST", "/v1/generations", json=body | _given({"seed": seed, "label": label}))
+        body = {"model": model_id, **_given({"n": n, "seed": seed, "label": label}), **(controls or {})}
+        return self._json("POST", "/v1/generations", json=body)
 
     def images(self, job_id: str) -> list[JsonObject]:
         """The pictures that a job has made so far, in order."""

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Header, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from app.controls import Interpolation, Label, Mix, Seed, Variations, count_images, counts_up, request_of
 from app.dependencies import NO_NULL, CancelAfter, IdempotencyKey, PreferredWait
 from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, NotAcceptable, Problem
 from app.images import png
@@ -48,16 +49,30 @@ class Generation(BaseModel):
     """Which pictures to make."""
 
     model: str = Field(pattern=NO_NULL, description="Id of a model that has weights already.")
-    n: int = Field(1, ge=1, description="How many.")
+    n: int = Field(1, ge=1, description="How many. `seeds`, `labels`, `interpolate` and `mix` say so themselves.")
     seed: int | None = Field(
         None,
         ge=0,
         le=catalog.MAX_SEED,
         description="Of the first picture; the k-th has seed + k. Default: a random one, in the job's `request`.",
     )
-    label: StrictInt | str | None = Field(
+    label: Label | None = Field(
         None, description="A class of the model, by name or by index from 0. Default: any, drawn from the seed."
     )
+    seeds: list[Seed] | None = Field(
+        None, min_length=1, description="A seed for each image, in place of `seed` and `n`."
+    )
+    labels: list[Label] | None = Field(None, min_length=1, description="A class for each image, in place of `label`.")
+    truncation: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="psi: how far latents may lie from their mean. Less is more typical and less varied. Default: 1.",
+    )
+    interpolate: Interpolation | None = Field(None, description="Images on the way between two seeds.")
+    variations: Variations | None = Field(None, description="`n` images near one seed; `seed` decides how they differ.")
+    mix: Mix | None = Field(None, description="One image between two seeds.")
     priority: JobPriority | None = Field(
         None,
         description="`interactive`, or `batch`: lets interactive ones that come soon after it go first. Default: `interactive` "
@@ -75,7 +90,18 @@ class Generation(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "examples": [{"model": "mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d", "n": 4, "seed": 7, "label": "3"}]
+            "examples": [
+                {"model": "mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d", "n": 4, "seed": 7, "label": "3"},
+                {
+                    "model": "mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d",
+                    "seeds": [3, 14],
+                    "labels": ["1", "7"],
+                    "truncation": 0.7,
+                },
+                {"model": "mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d", "interpolate": {"from": 7, "to": 8, "frames": 16}},
+                {"model": "mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d", "n": 8, "variations": {"of": 7, "strength": 0.3}},
+                {"model": "mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d", "mix": {"seeds": [7, 8], "weight": 0.5}},
+            ]
         },
     )
 
@@ -111,7 +137,7 @@ async def create_generation(
 ) -> Response:
     """Asks for pictures. With `Prefer: wait=n` the answer comes when they are made, if that is within n seconds."""
     resources, news = intake.resources, intake.news
-    as_png = _wants_png(accept, body.n)
+    as_png = _wants_png(accept, count_images(body))
     longest = resources.settings.max_wait_s
     wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if as_png else 0.0)
     job_id = new_id("job")
@@ -147,19 +173,20 @@ def _submission(
 ) -> Submission:
     settings = resources.settings
     most = min(settings.max_images_per_request, settings.max_queued_images)
-    if body.n > most:
+    n = count_images(body)
+    if n > most:
         raise InvalidParameter(
-            f"n: {body.n:,} images are more than the {most:,} that one request may ask for",
+            f"n: {n:,} images are more than the {most:,} that one request may ask for",
             parameter="/n",
             remedy=f"ask several times, or raise {PREFIX}MAX_IMAGES_PER_REQUEST (and MAX_QUEUED_IMAGES)",
             more={"bounds": f"integer from 1 to {most}"},
         )
-    seed = body.seed if body.seed is not None else secrets.randbelow(catalog.MAX_SEED + 2 - body.n)
-    if seed + body.n - 1 > catalog.MAX_SEED:
+    seed = body.seed if body.seed is not None else secrets.randbelow(catalog.MAX_SEED + 2 - n)
+    if counts_up(body) and seed + n - 1 > catalog.MAX_SEED:
         raise InvalidParameter(
-            f"seed: the last image would have seed {seed + body.n - 1}, more than {catalog.MAX_SEED}",
+            f"seed: the last image would have seed {seed + n - 1}, more than {catalog.MAX_SEED}",
             parameter="/seed",
-            remedy=f"choose a seed of at most {catalog.MAX_SEED - body.n + 1}",
+            remedy=f"choose a seed of at most {catalog.MAX_SEED - n + 1}",
         )
     idempotency = Idempotency.of(ROUTE, key, body)
 
@@ -173,23 +200,23 @@ def _submission(
                 remedy="wait for the training's first checkpoint: `can_generate` of GET /v1/models/{id} is true then",
                 more={"model_status": model.status.value},
             )
-        fits_a_batch = body.n <= settings.max_batch
+        fits_a_batch = n <= settings.max_batch
         return jobs.submit(
             session,
             JobKind.SAMPLE,
-            {"n": body.n, "seed": seed, "label": _label_index(model, body.label)},
+            request_of(body, n, seed, lambda label, parameter: _label_index(model, label, parameter)),
             now=now,
             priority=body.priority or (JobPriority.INTERACTIVE if fits_a_batch else JobPriority.BATCH),
             deadline_at=_deadline(body.deadline_at, cancel_after_s, now),
             model_id=model.id,
             checkpoint=model.checkpoint,
-            total=body.n,
+            total=n,
             unit="images",
             idempotency=idempotency.columns if idempotency else None,
             job_id=job_id,
         )
 
-    return Submission(idempotency, create, body.n)
+    return Submission(idempotency, create, n)
 
 
 def _deadline(given: datetime | None, cancel_after_s: float | None, now: datetime) -> datetime | None:
@@ -210,12 +237,12 @@ def _cancel(resources: Resources, job_id: str) -> Job:
         return read(resources, job_id)
 
 
-def _label_index(model: records.Model, label: int | str | None) -> int | None:
+def _label_index(model: records.Model, label: Label | None, parameter: str) -> int | None:
     if label is None:
         return None
     if model.classes is None:
         raise InvalidParameter(
-            f"label: the model {model.id} knows no classes", parameter="/label", remedy="leave the label out"
+            f"{parameter[1:]}: the model {model.id} knows no classes", parameter=parameter, remedy="leave the label out"
         )
     if label in model.classes:
         return model.classes.index(str(label))
@@ -224,8 +251,8 @@ def _label_index(model: records.Model, label: int | str | None) -> int | None:
     if not 0 <= index < len(model.classes):
         known = ", ".join(f"{index} {name}" for index, name in enumerate(model.classes))
         raise InvalidParameter(
-            f"label: the model {model.id} has no class {label!r}",
-            parameter="/label",
+            f"{parameter[1:]}: the model {model.id} has no class {label!r}",
+            parameter=parameter,
             remedy=f"give the index or the name of one of: {known}",
             more={"classes": model.classes},
         )

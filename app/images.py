@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app.caching import IMMUTABLE, has_it, not_modified
+from app.controls import recipe_of
 from app.dependencies import After, Attached, IfNoneMatch, ImageId, Limit
 from app.errors import InvalidParameter, NotFound
 from app.pages import Page, cut, example_page, newest_first
@@ -28,6 +29,7 @@ EXAMPLE: dict[str, Any] = {
     "checkpoint": "models/mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d/000000120000-1",
     "seed": 7,
     "label": "3",
+    "recipe": {"seed": 7},
     "width": 32,
     "height": 32,
     "size_bytes": 812,
@@ -46,8 +48,14 @@ class Image(BaseModel):
     position: int = Field(description="Its place within the job, from 0.")
     model: str = Field(description="The model that made it; may be deleted by now.")
     checkpoint: str = Field(description="The weights that made it.")
-    seed: int = Field(description="Its own seed: the request's, plus its position.")
+    seed: int = Field(
+        description="Its own seed: the request's plus its position, unless `seeds`, `interpolate` or `mix` say otherwise."
+    )
     label: str | None = Field(description="Name of its class; null without classes.")
+    recipe: dict[str, Any] = Field(
+        description="What it was made of besides its label: the seed, and where they were asked for `truncation`, and `slerp` "
+        "(to a seed, with a weight) or `variation` (of a seed, with a strength)."
+    )
     width: int = Field(description="Pixels.")
     height: int = Field(description="Pixels.")
     size_bytes: int = Field(description="Size of the PNG.")
@@ -68,6 +76,7 @@ class Image(BaseModel):
             checkpoint=image.checkpoint,
             seed=image.seed,
             label=image.label,
+            recipe=recipe_of(image.seed, image.recipe),
             width=image.width,
             height=image.height,
             size_bytes=image.size_bytes,

@@ -36,7 +36,7 @@ from models.gan.netg import import_netg
 from models.generator import CARD, Generator
 from models.png import encode, grid
 from models.prepare import prepare
-from models.sampling import SampleItem, Sampler
+from models.sampling import Blend, SampleItem, Sampler
 from models.source import Source
 from models.telling import note, plain, say_outcome, show_evaluation
 from models.trainer import Tick
@@ -253,6 +253,12 @@ def sample_command(
     count: Annotated[int, typer.Option("-n", metavar="N", min=1, max=4096, help="Pictures.")] = 16,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the first picture; the others count up.")] = 0,
     label: Annotated[str | None, typer.Option(metavar="CLASS", help="A class by name or number. Default: any.")] = None,
+    to: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Go to this seed's picture instead of counting up.")
+    ] = None,
+    truncation: Annotated[
+        float, typer.Option(metavar="PSI", min=0.001, max=1, help="Less is more typical and less varied.")
+    ] = 1.0,
     columns: Annotated[int | None, typer.Option(metavar="N", min=1, help="Default: a square grid.")] = None,
     scale: Annotated[int, typer.Option(metavar="N", min=1, max=16, help="Times each pixel is repeated.")] = 1,
     device: Device = "cpu",
@@ -261,7 +267,15 @@ def sample_command(
     with errors(as_json):
         generator = Generator.load(_model_directory(model), device)
         wanted = None if label is None else _label(label, generator.classes)
-        pictures = Sampler(generator).sample([SampleItem(seed + index, wanted) for index in range(count)])
+        items = (
+            [SampleItem(seed + index, wanted, truncation) for index in range(count)]
+            if to is None
+            else [
+                SampleItem(seed, wanted, truncation, Blend("slerp", to, index / max(1, count - 1)))
+                for index in range(count)
+            ]
+        )
+        pictures = Sampler(generator).sample(items)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(encode(grid([picture.pixels for picture in pictures], columns, scale)))
     if as_json:

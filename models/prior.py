@@ -115,12 +115,33 @@ class MixturePrior:
         Returns:
             the latent, float [D].
         """
+        chosen = self._component(uniform, label)
+        latent: Tensor = self.means[chosen].double() + (self.scales[chosen].double() * noise.double()).sum(dim=1)
+        return latent.float()
+
+    def between(self, noise: Tensor, uniforms: tuple[float, float], weight: float, label: int | None) -> Tensor:
+        """Turn noise into a latent on the way from one component to another, whose means and scales are averaged.
+
+        Args:
+            noise: float [D], as between the noises of the two ends.
+            uniforms: what chooses the component of either end, as `draw` takes it.
+            weight: 0 to 1; at 0 and at 1 this is what `draw` gives, to the bit.
+            label: the class; None without classes.
+
+        Returns:
+            the latent, float [D].
+        """
+        first, second = (self._component(uniform, label) for uniform in uniforms)
+        mean = (1 - weight) * self.means[first].double() + weight * self.means[second].double()
+        scale = (1 - weight) * self.scales[first].double() + weight * self.scales[second].double()
+        latent: Tensor = mean + (scale * noise.double()).sum(dim=1)
+        return latent.float()
+
+    def _component(self, uniform: float, label: int | None) -> Tensor:
         own = torch.nonzero(self.owners == (label or 0))[:, 0]
         steps = self.weights[own].double().cumsum(0)
         place = int(torch.searchsorted(steps, torch.tensor(uniform).double() * steps[-1], right=True))
-        chosen = own[min(place, len(own) - 1)]
-        latent: Tensor = self.means[chosen].double() + (self.scales[chosen].double() * noise.double()).sum(dim=1)
-        return latent.float()
+        return own[min(place, len(own) - 1)]
 
 
 def fit_prior(

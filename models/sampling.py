@@ -13,12 +13,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.blending import slerp, vary
 from models.errors import OutOfMemory, UnknownLabel
 from models.generator import Generator
 from models.memory import is_out_of_memory, release_memory
@@ -27,11 +29,39 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Blend:
+    """What a picture's latent is made of besides its own seed's."""
+
+    how: Literal["slerp", "variation"]  # on the arc from its own seed to `seed`, or near `seed` by its own seed's noise
+    seed: int
+    weight: float  # 0 to 1: of the way from its own seed to `seed`, or the strength of its own seed's noise
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """As JSON values, without the picture's own seed."""
+        if self.how == "slerp":
+            return {"slerp": {"to": self.seed, "weight": self.weight}}
+        return {"variation": {"of": self.seed, "strength": self.weight}}
+
+
+@dataclass(frozen=True)
 class SampleItem:
     """One picture that is asked for."""
 
     seed: int
-    label: int | None = None  # None: drawn from the seed, where the generator takes labels at all
+    label: int | None = (
+        None  # None: drawn from the seed, where the generator takes labels at all; of a blend's two, the first
+    )
+    truncation: float = (
+        1.0  # psi, above 0: how far the latent lies from its mean (its component's), 1 leaves it where it is
+    )
+    blend: Blend | None = None
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        """What it is made of besides seed and label, as JSON values; None: nothing."""
+        truncation = {} if self.truncation == 1 else {"truncation": self.truncation}
+        return {**(self.blend.recipe if self.blend is not None else {}), **truncation} or None
 
 
 @dataclass(frozen=True)
@@ -41,15 +71,20 @@ class RenderedImage:
     seed: int
     label: int | None  # the one it was made for; None when the generator takes no labels
     pixels: NDArray[np.uint8]  # [C, H, W]
+    recipe: dict[str, Any] | None = None  # as in SampleItem
 
 
 def latents(generator: Generator, seeds: Sequence[int], labels: Sequence[int | None]) -> tuple[Tensor, Tensor | None]:
+    """Draw what pictures are developed from, as `latents_of` does, from seeds and labels alone, [N] each."""
+    return latents_of(generator, [SampleItem(seed, label) for seed, label in zip(seeds, labels, strict=True)])
+
+
+def latents_of(generator: Generator, items: Sequence[SampleItem]) -> tuple[Tensor, Tensor | None]:
     """Draw what pictures are developed from.
 
     Args:
         generator: the model that will develop them.
-        seeds: one for each picture, [N].
-        labels: one for each picture, [N]; where None, one of the generator's classes is drawn after the latent.
+        items: the pictures; where one's label is None, one of the generator's classes is drawn after the latent.
 
     Returns:
         latents, float [N, D], as the generator's prior has them, and labels, int64 [N]; None instead of labels when the
@@ -57,24 +92,56 @@ def latents(generator: Generator, seeds: Sequence[int], labels: Sequence[int | N
 
     Raises:
         UnknownLabel: the generator has no such class, or none at all.
+
+    Source: truncation as in Karras et al. 2019, arXiv:1812.04948, appendix B, applied to the latent: it moves towards its
+    mean, so that the psi of 1 leaves every bit. (Brock et al. 2019, arXiv:1809.11096, §3.1, draw far numbers anew instead.)
     """
-    count = None if generator.classes is None else len(generator.classes)
     drawn, chosen = [], []
-    for seed, label in zip(seeds, labels, strict=True):
-        if label is not None and (count is None or not 0 <= label < count):
-            raise UnknownLabel(
-                f"label {label} is unknown: "
-                + ("this generator takes no labels, ask without one" if count is None else f"use 0 to {count - 1}")
-            )
-        source = torch.Generator(device="cpu").manual_seed(seed)
-        latent = torch.randn(generator.latent_dim, generator=source)
-        uniform = float(torch.rand((), generator=source)) if generator.prior is not None else 0.0
-        if count is not None:
-            label = label if label is not None else int(torch.randint(count, (), generator=source))
+    for item in items:
+        latent, label = _drawn(generator, item)
+        drawn.append(latent)
+        if label is not None:
             chosen.append(label)
-        drawn.append(latent if generator.prior is None else generator.prior.draw(latent, uniform, label))
     stacked = torch.stack(drawn) if drawn else torch.empty(0, generator.latent_dim)
-    return stacked, None if count is None else torch.tensor(chosen, dtype=torch.int64)
+    return stacked, None if generator.classes is None else torch.tensor(chosen, dtype=torch.int64)
+
+
+class _Draw:
+    """What one seed gives, in this order: noise, what chooses a component of the prior, and a label."""
+
+    def __init__(self, generator: Generator, seed: int) -> None:
+        self._source = torch.Generator(device="cpu").manual_seed(seed)
+        self.noise = torch.randn(generator.latent_dim, generator=self._source)
+        self.uniform = float(torch.rand((), generator=self._source)) if generator.prior is not None else 0.0
+
+    def label(self, count: int) -> int:
+        return int(torch.randint(count, (), generator=self._source))
+
+
+def _drawn(generator: Generator, item: SampleItem) -> tuple[Tensor, int | None]:
+    """One latent, float [D], and the label that goes with it."""
+    count, label = None if generator.classes is None else len(generator.classes), item.label
+    if label is not None and (count is None or not 0 <= label < count):
+        raise UnknownLabel(
+            f"label {label} is unknown: "
+            + ("this generator takes no labels, ask without one" if count is None else f"use 0 to {count - 1}")
+        )
+    own = _Draw(generator, item.seed)
+    other = _Draw(generator, item.blend.seed) if item.blend is not None else own
+    root = other if item.blend is not None and item.blend.how == "variation" else own
+    if count is not None and label is None:
+        label = root.label(count)
+    noise = root.noise
+    if item.blend is not None:
+        ends = (root.noise.double(), (own if root is other else other).noise.double())
+        noise = (slerp if item.blend.how == "slerp" else vary)(*ends, item.blend.weight).float()
+    if item.truncation != 1:
+        noise = item.truncation * noise
+    if generator.prior is None:
+        return noise, label
+    if item.blend is not None and item.blend.how == "slerp":
+        return generator.prior.between(noise, (own.uniform, other.uniform), item.blend.weight, label), label
+    return generator.prior.draw(noise, root.uniform, label), label
 
 
 class Sampler:
@@ -100,13 +167,13 @@ class Sampler:
             UnknownLabel: the generator has no such class, or none at all.
             OutOfMemory: the device has not even room for one.
         """
-        drawn, labels = latents(self.generator, [item.seed for item in items], [item.label for item in items])
+        drawn, labels = latents_of(self.generator, items)
         while (pixels := self._developed(drawn, labels)) is None:
             self._halve()
             self.buckets = self._probed()
         made_for = [None] * len(items) if labels is None else labels.tolist()
         return [
-            RenderedImage(item.seed, label, picture)
+            RenderedImage(item.seed, label, picture, item.recipe)
             for item, label, picture in zip(items, made_for, pixels, strict=True)
         ]
 

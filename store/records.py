@@ -256,6 +256,7 @@ class Image(Record):
     checkpoint: Mapped[str] = mapped_column(String(200))
     seed: Mapped[int] = mapped_column(BigInteger)
     label: Mapped[str | None] = mapped_column(String(255))  # class name
+    recipe: Mapped[dict[str, Any] | None]  # what it was made of besides seed and label; None: nothing
     width: Mapped[int]
     height: Mapped[int]
     blob: Mapped[str] = mapped_column(String(200))

@@ -98,6 +98,7 @@ class PictureStore:
             images_seen=batch.images_seen,
             seed=picture.seed,
             label=_class_name(picture, batch),
+            recipe=picture.recipe,
         )
         return encode(picture.pixels, text=text, xmp=self._xmp)
 
@@ -117,6 +118,7 @@ def _row(place: tuple[Slice, int], picture: RenderedImage, key: str, data: bytes
         checkpoint=part.claim.checkpoint or "",
         seed=picture.seed,
         label=_class_name(picture, batch),
+        recipe=picture.recipe,
         width=width,
         height=height,
         blob=key,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from models.sampling import RenderedImage, SampleItem
+from models.sampling import RenderedImage
 from store import jobs
 from store.errors import LeaseLost, Unavailable
 from store.events import Notice
@@ -23,6 +23,7 @@ from store.slices import Slice, claim_slices, work_waits
 from worker.errors import failure
 from worker.generator_cache import GeneratorCache
 from worker.pictures import Batch, PictureStore
+from worker.recipes import item_of
 from worker.running import Station
 
 log = logging.getLogger(__name__)
@@ -138,11 +139,7 @@ class SliceSampler:
     def _rendered(self, slices: Sequence[Slice]) -> Batch:
         started = time.monotonic()
         sampler = self._cache.get(slices[0].claim.checkpoint or "")
-        items = [
-            SampleItem(seed=part.claim.request["seed"] + position, label=part.claim.request["label"])
-            for part in slices
-            for position in range(part.start, part.end)
-        ]
+        items = [item_of(part.claim.request, position) for part in slices for position in range(part.start, part.end)]
         with self._station.statistics.stage("render"):
             rendered: Sequence[RenderedImage] = sampler.sample(items)
         generator = sampler.generator

@@ -25,6 +25,16 @@ def generate(
     label: Annotated[
         str | None, typer.Option(metavar="CLASS", help="Only this class, by name or index. (default: any)")
     ] = None,
+    to: Annotated[
+        int | None, typer.Option(metavar="SEED", help="Go from --seed's picture to this seed's, in -n frames.")
+    ] = None,
+    vary: Annotated[int | None, typer.Option(metavar="SEED", help="Make -n variations of this seed's picture.")] = None,
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, metavar="0..1", help="Of --vary: 0 is the picture itself.")
+    ] = 0.3,
+    truncation: Annotated[
+        float | None, typer.Option(metavar="PSI", help="Up to 1: less is more typical and less varied. (default: 1)")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR|FILE.png", help="Where to save.")] = Path(),
     as_grid: Annotated[bool, typer.Option("--grid", help="Save one picture with all of them.")] = False,
     as_json: JsonOption = False,
@@ -39,9 +49,16 @@ def generate(
         raise typer.BadParameter(
             f"{n} pictures don't fit into one file; add --grid, or name a folder", param_hint="--out"
         )
+    controls: JsonObject = {"truncation": truncation} if truncation is not None else {}
+    if to is not None:
+        if seed is None or n < 2 or vary is not None:
+            raise typer.BadParameter("needs --seed, -n of at least 2, and no --vary", param_hint="--to")
+        controls["interpolate"] = {"from": seed, "to": to, "frames": n}
+    if vary is not None:
+        controls["variations"] = {"of": vary, "strength": strength}
     with Client(url) as client:
         found = client.model(model)
-        job = client.generate(found["id"], n=n, seed=seed, label=label)
+        job = client.generate(found["id"], n=n, seed=seed if to is None else None, label=label, controls=controls)
         job = watch(client, job)
         finish(job)
         images = client.images(job["id"])

@@ -75,7 +75,7 @@ def test_a_label_for_a_model_without_classes_is_refused(service: Service) -> Non
         ({"seed": -1}, "/seed", "greater than or equal to 0"),
         ({"seed": 2**32 - 1, "n": 2}, "/seed", "more than"),
         ({"label": True}, "/label", "true"),
-        ({"truncation": 1}, "/truncation", "not permitted"),
+        ({"psi": 1}, "/psi", "not permitted"),
     ],
 )
 def test_what_is_out_of_bounds_is_refused(service: Service, change: dict[str, Any], parameter: str, words: str) -> None:

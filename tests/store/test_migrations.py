@@ -143,7 +143,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "next"
-down_revision = "0005"
+down_revision = "0006"
 
 def upgrade():
     with op.batch_alter_table("jobs") as jobs:
