@@ -97,6 +97,11 @@ class Settings(BaseSettings):
     )
     max_batch: int = Field(32, ge=1, le=1024, description="Most images in one forward pass of a sampler.")
     generator_cache_bytes: int = Field(2 * GIB, ge=0, description="Memory for loaded generators, per sampler.")
+    rewrite_generators: bool = Field(
+        True,
+        description="Rewrite generators when a sampler loads them, so that pictures cost less; off: as they were trained, "
+        "to the last bit.",
+    )
     checkpoint_interval_s: float = Field(30.0, gt=0, description="Seconds of training between checkpoints.")
     preview_interval_s: float = Field(10.0, gt=0, description="Seconds of training between preview grids.")
     evaluation_share: float = Field(

@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 class GeneratorCache:
     """Samplers by the blob prefix of their weights; weights under a prefix never change."""
 
-    def __init__(self, blobs: Blobs, *, device: str, max_bytes: int, max_batch: int, copies: Path) -> None:
+    def __init__(
+        self, blobs: Blobs, *, device: str, max_bytes: int, max_batch: int, copies: Path, rewrite: bool = True
+    ) -> None:
         """Loads nothing yet.
 
         Args:
@@ -28,12 +30,14 @@ class GeneratorCache:
             max_bytes: room for weights and what they are computed in; one generator is always kept, however large.
             max_batch: most images in one forward pass.
             copies: directory for local copies, where the storage is not local.
+            rewrite: whether generators are rewritten to cost less (`models.prepared`).
         """
         self._blobs = blobs
         self._device = device
         self._max_bytes = max_bytes
         self._max_batch = max_batch
         self._copies = copies
+        self._rewrite = rewrite
         self._loaded: OrderedDict[str, Sampler] = OrderedDict()
 
     def get(self, checkpoint: str) -> Sampler:
@@ -68,7 +72,8 @@ class GeneratorCache:
     def _tried(self, copy: Path) -> Sampler | None:
         """The sampler of the weights that lie there; None where memory ran out."""
         try:
-            generator = prepared(Generator.load(copy, self._device))
+            plain = Generator.load(copy, self._device)
+            generator = prepared(plain) if self._rewrite else plain
             return Sampler(generator, buckets=_buckets(self._max_batch))  # its probe runs, and so warms, every size
         except OutOfMemory:
             return None

@@ -47,6 +47,7 @@ class SliceSampler:
             max_bytes=settings.generator_cache_bytes,
             max_batch=settings.max_batch,
             copies=settings.scratch_dir / "generators",
+            rewrite=settings.rewrite_generators,
         )
         station.statistics.cache_bytes = lambda: self._cache.size_bytes
 
