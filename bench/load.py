@@ -124,6 +124,7 @@ class Client:
             host, port = place.hostname or "127.0.0.1", place.port or 80
             _, connection = await loop.create_connection(lambda: Connection(self), host, port)
             self.idle.append(connection)
+        opened = list(self.idle)
         started = time.monotonic()
         self.begins = started + self.load.warmup_s
         self.ends = self.begins + self.load.seconds
@@ -134,6 +135,10 @@ class Client:
             await self._arrive(self.load.rate, started)
         while time.monotonic() < self.ends or (self.in_flight and time.monotonic() < self.ends + DRAIN_S):
             await asyncio.sleep(0.02)
+        for connection in opened:
+            assert connection.transport is not None
+            connection.transport.close()
+        await asyncio.sleep(0)
         times = np.asarray(self.latencies or [np.nan]) * 1000
         p50, p90, p99 = (float(value) for value in np.percentile(times, [50, 90, 99]))
         return Served(

@@ -280,7 +280,7 @@ def figures(found: Mapping[str, Any], taken: Mapping[str, Sequence[Round]]) -> I
     """The figures that are claimed, from medians over the rounds."""
 
     def closed(name: str, connections: int, what: str) -> float:
-        return statistics.median(getattr(one.closed[connections], what) for one in taken[name])
+        return float(statistics.median(getattr(one.closed[connections], what) for one in taken[name]))
 
     def ratio(name: str, value: float, bar: float, *, most: bool = False, note: str = "") -> Figure:
         return Figure(name, value, f"{'<=' if most else '>='} {bar:g}", value <= bar if most else value >= bar, note)

@@ -26,7 +26,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("fast")
-@pytest.mark.parametrize(("passes", "kind"), [(choosing.FEWSHOT_PASSES, "gan-fewshot"), (10, "vae-sigma")])
+@pytest.mark.parametrize(("passes", "kind"), [(choosing.FEWSHOT_PASSES, "gan-fewshot"), (10, "vae-gan")])
 def test_few_pictures_without_labels_get_the_kind_made_for_them(passes: int, kind: str, prepared: Prepare) -> None:
     manifest = prepared(8, classes=0).manifest
     choice = choose(AUTO, {"batch_size": 2}, manifest, 32, CPU, budget_images=8 * passes)
