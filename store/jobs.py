@@ -63,7 +63,8 @@ def turn_at(priority: JobPriority, now: datetime) -> datetime:
 
 def in_time(now: datetime) -> ColumnElement[bool]:
     """The condition that a job's deadline, if it has one, has not passed."""
-    return or_(Job.deadline_at.is_(None), Job.deadline_at > now)
+    deadline_at = Job.__table__.c.deadline_at  # the column itself, for statements without the ORM too
+    return or_(deadline_at.is_(None), deadline_at > now)
 
 
 def submit(

@@ -9,21 +9,24 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Row, func, insert, literal, select, tuple_, update
+from sqlalchemy import BindParameter, Row, Table, bindparam, func, insert, literal, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from store import jobs
 from store.jobs import RUNNING, SUCCEEDED, Claim
 from store.records import Image, Job, JobKind, JobPriority, JobStatus, UtcDateTime
 
-LINE = (Job.turn_at, Job.id)  # the order in which jobs are taken; ix_jobs_claim has it
+# Tables and columns rather than records here: the same statements, without what the ORM adds to each.
+JOBS, IMAGES = cast(Table, Job.__table__), cast(Table, Image.__table__)
+JOB = JOBS.c
+LINE = (JOB.turn_at, JOB.id)  # the order in which jobs are taken; ix_jobs_claim has it
 
 # What a claim reads of a row; whole records would cost more than the statements.
 COLUMNS = (
-    Job.id, Job.status, Job.fence, Job.attempts, Job.cursor, Job.total, Job.request, Job.dataset_id, Job.model_id,
-    Job.checkpoint, Job.priority, Job.turn_at, Job.created_at,
+    JOB.id, JOB.status, JOB.fence, JOB.attempts, JOB.cursor, JOB.total, JOB.request, JOB.dataset_id, JOB.model_id,
+    JOB.checkpoint, JOB.priority, JOB.turn_at, JOB.created_at,
 )  # fmt: skip
 
 
@@ -61,7 +64,7 @@ class Outcome:
 
 def work_waits(session: Session) -> bool:
     """Whether a sample job is queued; for looking without a lock."""
-    found = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.kind == JobKind.SAMPLE).limit(1)
+    found = select(JOB.id).where(JOB.status == JobStatus.QUEUED, JOB.kind == JobKind.SAMPLE).limit(1)
     return session.execute(found).first() is not None
 
 
@@ -93,7 +96,7 @@ def claim_slices(
     ahead = ahead or {}
     mine = {claim.job_id: claim for claim in held}
     going_on = _still_held(session, mine, owner, now)
-    queued = (Job.kind == JobKind.SAMPLE, Job.status == JobStatus.QUEUED, jobs.in_time(now))
+    queued = (JOB.kind == JobKind.SAMPLE, JOB.status == JobStatus.QUEUED, jobs.in_time(now))
     first = min(going_on, key=_turn, default=None)
     before = () if first is None else (tuple_(*LINE) < tuple_(literal(first.turn_at, UtcDateTime), first.id),)
     # Locked at once: if another sampler is just taking the first in the line, ours is the next, maybe for other weights.
@@ -109,7 +112,7 @@ def claim_slices(
     weights = (first.model_id, first.checkpoint)
     riders = session.execute(
         select(*COLUMNS)
-        .where(*queued, Job.model_id == first.model_id, Job.checkpoint == first.checkpoint)
+        .where(*queued, JOB.model_id == first.model_id, JOB.checkpoint == first.checkpoint)
         .order_by(*LINE)
         .limit(max_images)  # each job takes at least one place
         .with_for_update(skip_locked=True)
@@ -130,44 +133,38 @@ def claim_slices(
             turns.setdefault(row.priority, []).append(row.id)
     if fresh := [part.claim.job_id for part in slices if part.claim.job_id not in mine]:  # as jobs.take does it
         session.execute(
-            update(Job)
-            .where(Job.id.in_(fresh))
+            update(JOBS)
+            .where(JOB.id.in_(fresh))
             .values(
                 status=RUNNING,
                 owner=owner,
                 lease_until=now + timedelta(seconds=lease_s),
-                fence=Job.fence + 1,
-                attempts=Job.attempts + 1,
-                started_at=func.coalesce(Job.started_at, now),
+                fence=JOB.fence + 1,
+                attempts=JOB.attempts + 1,
+                started_at=func.coalesce(JOB.started_at, now),
             )
-            .execution_options(synchronize_session=False)
         )
     for priority, job_ids in turns.items():  # to the end of the line now: the next claim may come before the commit
-        session.execute(
-            update(Job)
-            .where(Job.id.in_(job_ids))
-            .values(turn_at=jobs.turn_at(priority, now))
-            .execution_options(synchronize_session=False)
-        )
+        session.execute(update(JOBS).where(JOB.id.in_(job_ids)).values(turn_at=jobs.turn_at(priority, now)))
     return slices
 
 
-def _still_held(session: Session, mine: Mapping[str, Claim], owner: str, now: datetime) -> list[Row[Any]]:
+def _still_held(session: Session, mine: Mapping[str, Claim], owner: str, now: datetime) -> list[Row[*tuple[Any, ...]]]:
     """Those of our jobs that are still ours and wanted, locked."""
     if not mine:
         return []
     # Our own heartbeat may be holding these rows: they are waited for.
     rows = session.execute(
         select(*COLUMNS)
-        .where(Job.id.in_(mine), Job.status == RUNNING, Job.owner == owner)
-        .where(Job.cancel_requested.is_(False), jobs.in_time(now))
-        .order_by(Job.id)
+        .where(JOB.id.in_(mine), JOB.status == RUNNING, JOB.owner == owner)
+        .where(JOB.cancel_requested.is_(False), jobs.in_time(now))
+        .order_by(JOB.id)
         .with_for_update()
     )
     return [row for row in rows if row.fence == mine[row.id].fence]
 
 
-def _taken(row: Row[Any], owner: str, now: datetime) -> Claim:
+def _taken(row: Row[*tuple[Any, ...]], owner: str, now: datetime) -> Claim:
     return Claim(
         job_id=row.id,
         kind=JobKind.SAMPLE,
@@ -183,7 +180,7 @@ def _taken(row: Row[Any], owner: str, now: datetime) -> Claim:
     )
 
 
-def _turn(row: Row[Any]) -> tuple[datetime, str]:
+def _turn(row: Row[*tuple[Any, ...]]) -> tuple[datetime, str]:
     return row.turn_at, row.id
 
 
@@ -198,9 +195,9 @@ def commit_slices(
         How far the jobs are whose slices were stored.
     """
     rows = session.execute(
-        select(Job.id, Job.status, Job.owner, Job.fence, Job.cursor, Job.priority)
-        .where(Job.id.in_([part.claim.job_id for part, _ in made]))
-        .order_by(Job.id)  # one order for everybody: no deadlocks
+        select(JOB.id, JOB.status, JOB.owner, JOB.fence, JOB.cursor, JOB.priority)
+        .where(JOB.id.in_([part.claim.job_id for part, _ in made]))
+        .order_by(JOB.id)  # one order for everybody: no deadlocks
         .with_for_update()
     )
     locked = {row.id: row for row in rows}
@@ -217,14 +214,14 @@ def commit_slices(
         left_s = (part.total - part.end) / images_per_s if images_per_s else None
         outcomes.append(Outcome(claim.job_id, part.end, part.total, images_per_s, left_s, part.is_last))
     if images:
-        columns = [column.key for column in Image.__mapper__.column_attrs]
-        session.execute(insert(Image), [{name: getattr(image, name) for name in columns} for image in images])
+        columns = IMAGES.c.keys()
+        session.execute(insert(IMAGES), [{name: getattr(image, name) for name in columns} for image in images])
     if further := [outcome for outcome in outcomes if not outcome.ended]:  # as jobs.advance and jobs.report
-        session.execute(
-            update(Job),
+        _update_each(
+            session,
             [
                 {
-                    "id": outcome.job_id,
+                    "job": outcome.job_id,
                     "cursor": outcome.done,
                     "done": float(outcome.done),
                     "attempts": 1,
@@ -236,11 +233,11 @@ def commit_slices(
             ],
         )
     if complete := [outcome for outcome in outcomes if outcome.ended]:  # as jobs.succeed
-        session.execute(
-            update(Job),
+        _update_each(
+            session,
             [
                 {
-                    "id": outcome.job_id,
+                    "job": outcome.job_id,
                     "status": SUCCEEDED,
                     "cursor": outcome.done,
                     "done": float(outcome.done),
@@ -260,3 +257,12 @@ def commit_slices(
             ],
         )
     return outcomes
+
+
+def _update_each(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write to each `job` the columns that are given with it, the same ones for all."""
+    values: dict[str, BindParameter[Any]] = {name: bindparam(f"new_{name}") for name in rows[0] if name != "job"}
+    statement = update(JOBS).where(JOB.id == bindparam("job")).values(values)
+    session.execute(
+        statement, [{name if name == "job" else f"new_{name}": value for name, value in row.items()} for row in rows]
+    )

@@ -9,6 +9,7 @@ one thread claims and renders, another has the batch before it encoded, stored a
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,8 @@ from worker.running import Station
 
 log = logging.getLogger(__name__)
 
+SWEEP_EVERY_S = 0.5
+
 
 class SliceSampler:
     """Serves sample jobs on one device."""
@@ -41,6 +44,7 @@ class SliceSampler:
             1, thread_name_prefix="behind"
         )  # does things in the order they are given to it
         self._latest: dict[str, Slice] = {}  # of each job that is held
+        self._swept_at = -math.inf  # when jobs were last ended that missed their deadline, monotonic seconds
         self._cache = GeneratorCache(
             station.resources.blobs,
             device=station.device,
@@ -54,11 +58,13 @@ class SliceSampler:
     def serve(self) -> None:
         """Renders until nothing is queued, or the worker drains; then hands back what is unfinished."""
         finishing: Future[None] | None = None
+        just_rung = True
         try:
             while not self._station.draining.is_set():
                 if any(map(self._station.heartbeat.is_canceled, self._station.heartbeat.held())):
                     self._end_canceled()
-                slices = self._claim()
+                slices = self._claim(look_first=not just_rung)
+                just_rung = False
                 batches = self._render(slices) if slices else []
                 if finishing is None and not slices:
                     break
@@ -84,19 +90,20 @@ class SliceSampler:
         """Waits until nothing is behind any more."""
         self._behind.submit(lambda: None).result()
 
-    def _claim(self) -> list[Slice]:
+    def _claim(self, *, look_first: bool) -> list[Slice]:
+        """The next batch; `look_first`: where it is likely that there is none."""
         resources, heartbeat = self._resources, self._station.heartbeat
         settings, database = resources.settings, resources.database
         latest = dict(self._latest)
         unfinished = [part.claim for part in latest.values() if not part.is_last]
-        if not unfinished:
+        if look_first and not unfinished:
             with database.snapshot() as session:  # which takes no lock from those who submit or commit
                 if not work_waits(session):
                     return []
         statistics = self._station.statistics
         with statistics.stage("claim"), database.transaction() as session:
             now = database.now(session)
-            late = jobs.end_late(session, now=now)
+            late = jobs.end_late(session, now=now) if unfinished or self._sweeps() else []
             slices = claim_slices(
                 session,
                 unfinished,
@@ -165,6 +172,12 @@ class SliceSampler:
             for part in batch.slices:
                 if part.claim.job_id not in going_on:  # complete, or someone else's by now
                     self._drop(part)
+
+    def _sweeps(self) -> bool:
+        """Whether to end what is too late, which claims leave alone anyway; not for every one of many batches."""
+        due = time.monotonic() - self._swept_at >= SWEEP_EVERY_S
+        self._swept_at = time.monotonic() if due else self._swept_at
+        return due
 
     def _drop(self, part: Slice) -> None:
         self._latest.pop(part.claim.job_id, None)

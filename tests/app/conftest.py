@@ -114,6 +114,7 @@ class Worker:
                         blob=key,
                         size_bytes=len(content),
                         sha256=hashlib.sha256(content).hexdigest(),
+                        created_at=now,
                     )
                 )
             made.append((part, images))

@@ -69,7 +69,7 @@ def pictures(part: Slice) -> list[Image]:
     return [
         Image(
             id=f"img_{part.claim.owner}_{part.claim.fence}_{job_id[-8:]}_{k}"[-40:], job_id=job_id, position=k,
-            model_id="mdl_1", checkpoint="x", seed=k, width=1, height=1, blob="x", size_bytes=1, sha256="x",
+            model_id="mdl_1", checkpoint="x", seed=k, width=1, height=1, blob="x", size_bytes=1, sha256="x", created_at=NOW,
         )
         for k in range(part.start, part.start + part.count)
     ]  # fmt: skip
