@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Header, Path, Query, Request
 
 from app.errors import InvalidParameter
@@ -25,6 +26,11 @@ async def _resources(request: Request) -> Resources:
 async def _news(request: Request) -> News:
     news: News = request.app.state.news
     return news
+
+
+async def _encoders(request: Request) -> CapacityLimiter:
+    limiter: CapacityLimiter = request.app.state.encoders
+    return limiter
 
 
 async def _idempotency_key(
@@ -83,6 +89,7 @@ async def _cancel_after_s(
 
 Attached = Annotated[Resources, Depends(_resources)]
 NewsOfJobs = Annotated[News, Depends(_news)]
+Encoders = Annotated[CapacityLimiter, Depends(_encoders)]  # bounds the threads that decode and encode pictures
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 PreferredWait = Annotated[float | None, Depends(_wait_s)]
 CancelAfter = Annotated[float | None, Depends(_cancel_after_s)]

@@ -22,6 +22,7 @@ AppError
 │   ├── SourceUnreadable     the system does not let us look at the path to import
 │   └── KeyReused            the Idempotency-Key came with another request before
 ├── QueueFull            as many images wait as may
+├── PictureDamaged       a stored picture is not what was stored
 └── JobFailed            the job that was waited for failed; its own code and status
 """
 
@@ -154,6 +155,10 @@ class QueueFull(AppError):
     """As many images wait as may."""
 
 
+class PictureDamaged(AppError):
+    """A stored picture is not what was stored."""
+
+
 class JobFailed(AppError):
     """The job that was waited for failed.
 
@@ -204,6 +209,9 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     SourceUnreadable: Answer(422, "source_unreadable"),
     KeyReused: Answer(422, "idempotency_key_reused"),
     QueueFull: Answer(429, "queue_full", retry_after_s=30),
+    PictureDamaged: Answer(
+        500, "picture_damaged", "generate it again: its `checkpoint` and `recipe` give the same bytes"
+    ),
     JobFailed: Answer(500, "job_failed"),
     store.StoreError: Answer(500, "internal_error"),
     store.SettingsError: Answer(500, "settings_error"),

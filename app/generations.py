@@ -13,13 +13,15 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from app.accepting import picture_wanted
 from app.controls import Interpolation, Label, Mix, Seed, Variations, count_images, counts_up, request_of
-from app.dependencies import NO_NULL, CancelAfter, IdempotencyKey, PreferredWait
-from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, NotAcceptable, Problem
-from app.images import png
+from app.dependencies import NO_NULL, CancelAfter, Encoders, IdempotencyKey, PreferredWait
+from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, Problem
+from app.images import content_url, picture
 from app.intake import Asked, Intake, Seen
 from app.jobs import Job, cancel, read, wait_for
 from app.models import find as find_model
+from app.renditions import Rendition
 from app.submissions import ACCEPTED, Idempotency, Submission, accepted
 from models import catalog
 from store import jobs, records
@@ -121,30 +123,35 @@ class Generation(BaseModel):
         },
         201: {
             "model": Job,
-            "description": "`Prefer: wait` was given and the images are made; with `Accept: image/png` the PNG itself.",
-            "content": {"image/png": {}},
+            "description": "`Prefer: wait` was given and the images are made; with `Accept: image/png`, `image/webp` or "
+            "`image/jpeg` the picture itself.",
+            "content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}},
         },
     },
 )
 async def create_generation(
     request: Request,
     intake: Desk,
+    encoders: Encoders,
     body: Generation,
     idempotency_key: IdempotencyKey,
     preferred_wait_s: PreferredWait,
     cancel_after_s: CancelAfter,
-    accept: Annotated[str | None, Header(description="`image/png` answers with the picture itself, for n = 1.")] = None,
+    accept: Annotated[
+        str | None,
+        Header(description="`image/png`, `image/webp` or `image/jpeg` answers with the picture itself, for n = 1."),
+    ] = None,
 ) -> Response:
     """Asks for pictures. With `Prefer: wait=n` the answer comes when they are made, if that is within n seconds."""
     resources, news = intake.resources, intake.news
-    as_png = _wants_png(accept, count_images(body))
+    rendition = picture_wanted(accept, count_images(body))
     longest = resources.settings.max_wait_s
-    wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if as_png else 0.0)
+    wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if rendition else 0.0)
     job_id = new_id("job")
     with ExitStack() as listening:
         ear = listening.enter_context(news.listen(job_id, end_only=True))  # before there is anything to hear of
         row, is_new = await intake.submit(_submission(resources, body, job_id, idempotency_key, cancel_after_s))
-        asked = Asked(row.id, content=as_png)
+        asked = Asked(row.id, content=rendition is not None)
         if is_new:
             seen = Seen(row, [])
         else:  # the same request has come before, perhaps long ago
@@ -161,7 +168,15 @@ async def create_generation(
             )
     if body.cancel_on_disconnect and not seen.has_ended and await request.is_disconnected():
         await anyio.to_thread.run_sync(_cancel, resources, row.id)
-    response = _answer(seen, as_png) if wait_s > 0 else accepted(Job.of(seen.job, list(seen.images)))
+    if wait_s <= 0:
+        response = accepted(Job.of(seen.job, list(seen.images)))
+    elif rendition is not None and seen.content is not None:  # it has succeeded
+        content = seen.content
+        if not rendition.is_stored:
+            content = await anyio.to_thread.run_sync(rendition.of, content, limiter=encoders)
+        response = _picture(seen, rendition, content)
+    else:
+        response = _answer(seen)
     if preferred_wait_s is not None:
         response.headers["Preference-Applied"] = f"wait={wait_s:g}"
     response.headers["Vary"] = "Accept, Prefer"
@@ -259,20 +274,23 @@ def _label_index(model: records.Model, label: Label | None, parameter: str) -> i
     return index
 
 
-def _answer(seen: Seen, as_png: bool) -> Response:
-    """Return the answer to somebody who waited."""
+def _picture(seen: Seen, rendition: Rendition, content: bytes) -> Response:
+    """Return the answer that is the one image itself."""
     here = f"/v1/jobs/{seen.job.id}"
-    if seen.job.status is JobStatus.SUCCEEDED and as_png and seen.content is not None:
-        [image] = seen.images
-        response = png(image, seen.content)
-        response.status_code = 201
-        response.headers["Location"] = here
-        response.headers["Content-Location"] = f"/v1/images/{image.id}/content"
-        response.headers["Link"] = f'</v1/images/{image.id}>; rel="describedby", <{here}>; rel="related"'
-        response.headers["Cache-Control"] = (
-            "private, no-store"  # the answer to a POST; the Content-Location may be kept
-        )
-        return response
+    [image] = seen.images
+    response = picture(image, rendition, content)
+    response.status_code = 201
+    response.headers["Location"] = here
+    response.headers["Content-Location"] = content_url(image.id) + rendition.query
+    response.headers["Link"] = f'</v1/images/{image.id}>; rel="describedby", <{here}>; rel="related"'
+    # It answers a POST; what the Content-Location names may be kept.
+    response.headers["Cache-Control"] = "private, no-store"
+    return response
+
+
+def _answer(seen: Seen) -> Response:
+    """Return the answer in JSON to somebody who waited."""
+    here = f"/v1/jobs/{seen.job.id}"
     job = Job.of(seen.job, list(seen.images))
     if job.status is JobStatus.FAILED and job.error is not None:
         status = STATUS_OF_CODE.get(job.error.code, 503 if job.error.retryable else 500)
@@ -287,32 +305,3 @@ def _answer(seen: Seen, as_png: bool) -> Response:
     if job.status is not JobStatus.SUCCEEDED:
         return accepted(job)
     return Response(job.model_dump_json(), 201, media_type="application/json", headers={"Location": here})
-
-
-def _wants_png(accept: str | None, n: int) -> bool:
-    """Whether the Accept header puts a PNG before JSON.
-
-    Raises:
-        NotAcceptable: only a PNG would do, but several images were asked for.
-    """
-    weights = {"image/png": 0.0, "application/json": 0.0}
-    for part in (accept or "*/*").lower().split(","):
-        media_type, *parameters = (piece.strip() for piece in part.split(";"))
-        quality = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
-        weight = float(quality) if quality.replace(".", "", 1).isdecimal() else 1.0
-        if media_type in {"image/png", "image/*"}:
-            weights["image/png"] = max(weights["image/png"], weight)
-        elif media_type in {"application/json", "application/*", "*/*"}:
-            weights["application/json"] = max(weights["application/json"], weight)
-    wants = weights["image/png"] > weights["application/json"] or (
-        weights["image/png"] > 0 and "application/json" not in (accept or "").lower()
-    )
-    if wants and n != 1:
-        if weights["application/json"] > 0:
-            return False
-        raise NotAcceptable(
-            f"n: {n} images do not fit into one PNG",
-            parameter="/n",
-            remedy="ask for n = 1, or accept application/json and fetch each image's `url`",
-        )
-    return wants

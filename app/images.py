@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
+import anyio.to_thread
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
@@ -13,10 +14,12 @@ from starlette.responses import Response
 
 from app.caching import IMMUTABLE, has_it, not_modified
 from app.controls import recipe_of
-from app.dependencies import After, Attached, IfNoneMatch, ImageId, Limit
+from app.dependencies import After, Attached, Encoders, IfNoneMatch, ImageId, Limit
 from app.errors import InvalidParameter, NotFound
 from app.pages import Page, cut, example_page, newest_first
+from app.renditions import DEFAULT_QUALITY, LEAST_SIDE_PX, MOST_SIDE_PX, PictureFormat, Rendition
 from store import records
+from store.resources import Resources
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
@@ -155,27 +158,59 @@ def get_image(resources: Attached, image_id: ImageId) -> Image:
 @router.head("/{image_id}/content", include_in_schema=False)
 @router.get(
     "/{image_id}/content",
-    summary="Get an image's PNG",
+    summary="Get an image",
     operation_id="get_image_content",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}, "description": "The PNG."}, 304: {"description": "Not modified."}},
+    responses={
+        200: {"content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}}, "description": "The picture."},
+        304: {"description": "Not modified."},
+    },
 )
-def get_content(resources: Attached, image_id: ImageId, if_none_match: IfNoneMatch = None) -> Response:
-    """The picture itself. It never changes, so it may be kept for ever."""
+async def get_content(
+    resources: Attached,
+    encoders: Encoders,
+    image_id: ImageId,
+    form: Annotated[
+        PictureFormat, Query(alias="format", description="`png` loses nothing; `webp` and `jpeg` are smaller.")
+    ] = PictureFormat.PNG,
+    size: Annotated[
+        int | None,
+        Query(
+            ge=LEAST_SIDE_PX,
+            le=MOST_SIDE_PX,
+            description="Pixels of the longer side, by Lanczos. Default: as it was made.",
+            examples=[256],
+        ),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        Query(ge=1, le=100, description=f"Of `webp` and `jpeg`. Default: {DEFAULT_QUALITY}.", examples=[80]),
+    ] = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """The picture itself: without parameters the PNG as it was made. It never changes, so it may be kept for ever. Whatever
+    the form, it says that it is generated, as the PNG does.
+    """
+    rendition = Rendition(form, size, quality)
+    limiter = None if rendition.is_stored else encoders
+    return await anyio.to_thread.run_sync(_content, resources, image_id, rendition, if_none_match, limiter=limiter)
+
+
+def _content(resources: Resources, image_id: str, rendition: Rendition, if_none_match: str | None) -> Response:
     image = _find(resources, image_id)
-    etag, headers = f'"{image.sha256}"', {"Cache-Control": IMMUTABLE}
+    etag, headers = rendition.etag(image.sha256), {"Cache-Control": IMMUTABLE}
     if has_it(if_none_match, etag):
         return not_modified(etag, headers)
-    return png(image, resources.blobs.get(image.blob))
+    return picture(image, rendition, rendition.of(resources.blobs.get(image.blob)))
 
 
-def png(image: records.Image, content: bytes) -> Response:
-    """Return the response that holds an image's PNG."""
-    headers = {"Cache-Control": IMMUTABLE, "ETag": f'"{image.sha256}"'}
-    return Response(content, media_type="image/png", headers=headers)
+def picture(image: records.Image, rendition: Rendition, content: bytes) -> Response:
+    """Return the response that holds an image in a form."""
+    headers = {"Cache-Control": IMMUTABLE, "ETag": rendition.etag(image.sha256)}
+    return Response(content, media_type=rendition.media_type, headers=headers)
 
 
-def _find(resources: Attached, image_id: str) -> records.Image:
+def _find(resources: Resources, image_id: str) -> records.Image:
     with resources.database.snapshot() as session:
         image = session.get(records.Image, image_id)
     if image is None:

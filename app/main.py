@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.routing import APIRouter
 from fastapi_offline import FastAPIOffline
@@ -88,6 +90,9 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     }
 }
 
+# Pictures that are resized or encoded at once, each on a core; others wait, so that all else is answered meanwhile.
+MOST_ENCODERS = 4
+
 root = APIRouter()
 
 
@@ -115,6 +120,7 @@ def create_app(resources: Resources | None = None) -> FastAPI:
         news = News(attached.bus)
         app.state.resources, app.state.news = attached, news
         app.state.intake = Intake(attached, news, Backlog(attached))
+        app.state.encoders = CapacityLimiter(min(os.cpu_count() or 1, MOST_ENCODERS))
         news.start()
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from datetime import datetime, timedelta
 from functools import partial
@@ -9,12 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image as Picture
 
+from models.png import encode
 from store import jobs
 from store.queue import Lane
 from store.records import Job, JobKind, Model
 from store.resources import status_notice
+from tests.app import conftest
 from tests.app.conftest import PNG, Service, assert_problem, at_the_same_time, eventually
+from tests.pictures import shapes
 
 
 def test_a_generation_is_queued_and_pinned_to_the_newest_weights(service: Service) -> None:
@@ -257,6 +262,28 @@ def test_who_accepts_a_png_gets_the_picture_itself(service: Service) -> None:
     assert service.http.get(place).content == response.content
     assert f"<{place.removesuffix('/content')}>" in response.headers["link"]
     assert response.headers["location"].startswith("/v1/jobs/job_")
+
+
+@pytest.mark.parametrize("form", ["webp", "jpeg"])
+def test_who_accepts_another_form_gets_it_as_the_image_s_own_address_gives_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(conftest, "PNG", encode(shapes(1)[0][0]))
+
+    with at_the_same_time(lambda: sample_when_rung(service)):
+        response = service.http.post(
+            "/v1/generations",
+            json={"model": service.add_model()},
+            headers={"Accept": f"image/{form}, image/png;q=0.9, application/json;q=0.1"},
+        )
+
+    assert (response.status_code, response.headers["content-type"]) == (201, f"image/{form}")
+    with Picture.open(io.BytesIO(response.content)) as picture:
+        assert (picture.format, picture.size) == (form.upper(), (32, 32))
+    place = response.headers["content-location"]
+    assert place.endswith(f"/content?format={form}")
+    again = service.http.get(place)
+    assert (again.content, again.headers["etag"]) == (response.content, response.headers["etag"])
 
 
 def test_a_png_that_is_not_made_in_time_is_a_job_in_json(service: Service) -> None:

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import threading
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
-from tests.app.conftest import PNG, Service, assert_problem
+import pytest
+from PIL import Image as Picture
+
+from app.renditions import Rendition
+from models.png import encode
+from tests.app import conftest
+from tests.app.conftest import PNG, Service, assert_problem, at_the_same_time, eventually
+from tests.pictures import shapes
+from worker.provenance import xmp_packet
 
 
 def make(service: Service, n: int = 1, model: str | None = None) -> list[dict[str, Any]]:
@@ -84,3 +96,99 @@ def test_an_image_whose_png_is_gone_is_not_found(service: Service) -> None:
     (image,) = make(service)
     service.resources.blobs.delete("images")
     assert_problem(service.http.get(image["url"]), 404, "blob_not_found")
+
+
+@pytest.fixture
+def _real(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hands that play the worker make real pictures, 64 px."""
+    monkeypatch.setattr(conftest, "PNG", encode(shapes(1, 64)[0][0], text={"AIGC": "{}"}, xmp=xmp_packet()))
+
+
+@pytest.mark.usefixtures("_real")
+def test_a_picture_comes_in_other_forms(service: Service) -> None:
+    (image,) = make(service)
+
+    small = service.http.get(image["url"], params={"size": 16})
+    webp = service.http.get(image["url"], params={"format": "webp"})
+    jpeg = service.http.get(image["url"], params={"format": "jpeg", "size": 128, "quality": 50})
+
+    answers = [service.http.get(image["url"]), small, webp, jpeg]
+    assert [answer.headers["content-type"] for answer in answers] == [
+        "image/png",
+        "image/png",
+        "image/webp",
+        "image/jpeg",
+    ]
+    pictures = [Picture.open(io.BytesIO(answer.content)) for answer in answers]
+    assert [(picture.format, picture.width) for picture in pictures] == [
+        ("PNG", 64),
+        ("PNG", 16),
+        ("WEBP", 64),
+        ("JPEG", 128),
+    ]
+    assert all(b"trainedAlgorithmicMedia" in picture.info["xmp"] for picture in pictures)
+    assert len({answer.headers["etag"] for answer in answers}) == 4
+    assert {answer.headers["cache-control"] for answer in answers} == {"private, max-age=31536000, immutable"}
+
+
+@pytest.mark.usefixtures("_real")
+def test_who_has_a_form_already_is_told_so(service: Service) -> None:
+    (image,) = make(service)
+    params: dict[str, str | int] = {"format": "webp", "size": 32}
+    etag = service.http.get(image["url"], params=params).headers["etag"]
+
+    same = service.http.get(image["url"], params=params, headers={"If-None-Match": etag})
+    other = service.http.get(image["url"], params={**params, "size": 33}, headers={"If-None-Match": etag})
+
+    assert (same.status_code, same.content) == (304, b"")
+    assert other.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("params", "parameter"),
+    [
+        ({"format": "gif"}, "format"),
+        ({"size": 15}, "size"),
+        ({"size": 1025}, "size"),
+        ({"size": "big"}, "size"),
+        ({"format": "jpeg", "quality": 0}, "quality"),
+        ({"format": "webp", "quality": 101}, "quality"),
+        ({"quality": 90}, "quality"),
+    ],
+)
+def test_a_form_that_there_is_not_is_refused(service: Service, params: dict[str, Any], parameter: str) -> None:
+    (image,) = make(service)
+    assert_problem(service.http.get(image["url"], params=params), 422, "invalid_parameter", parameter)
+
+
+def test_a_damaged_picture_is_named_as_such(service: Service) -> None:
+    (image,) = make(service)  # the hands' usual picture is none
+    response = service.http.get(image["url"], params={"size": 32})
+    assert "checkpoint" in assert_problem(response, 500, "picture_damaged")["remedy"]
+
+
+@pytest.mark.usefixtures("_real")
+def test_no_more_pictures_are_encoded_at_once_than_may_and_the_rest_is_served_meanwhile(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given encoders that take their time, I expect as many at work as may be, and stored PNGs without a wait."""
+    (image,) = make(service)
+    most = int(service.app.state.encoders.total_tokens)
+    arrived, go_on, encoded = threading.Semaphore(0), threading.Event(), Rendition.of
+
+    def slow(self: Rendition, png: bytes) -> bytes:
+        if not self.is_stored:
+            arrived.release()
+            assert go_on.wait(10)
+        return encoded(self, png)
+
+    monkeypatch.setattr(Rendition, "of", slow)
+    with ExitStack() as asking:
+        for side_px in range(16, 16 + most + 2):
+            ask = partial(service.http.get, image["url"], params={"size": side_px})
+            asking.enter_context(at_the_same_time(ask))
+        assert all(arrived.acquire(timeout=10) for _ in range(most))
+        eventually(lambda: service.app.state.encoders.statistics().tasks_waiting == 2)
+        assert not arrived.acquire(blocking=False)
+        assert service.http.get(image["url"]).status_code == 200
+        go_on.set()
