@@ -61,6 +61,8 @@ EXAMPLE: dict[str, Any] = {
         "cancel": "/v1/jobs/job_019ad3a8b1ce7d10a6f1c37e2d40b9a5/cancel",
         "model": "/v1/models/mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d",
         "images": "/v1/images?job=job_019ad3a8b1ce7d10a6f1c37e2d40b9a5",
+        "zip": "/v1/jobs/job_019ad3a8b1ce7d10a6f1c37e2d40b9a5/images.zip",
+        "grid": "/v1/jobs/job_019ad3a8b1ce7d10a6f1c37e2d40b9a5/grid.png",
     },
 }
 
@@ -148,7 +150,7 @@ class Job(BaseModel):
         if job.model_id is not None:
             links["model"] = f"/v1/models/{job.model_id}"
         if job.kind is JobKind.SAMPLE:
-            links["images"] = f"/v1/images?job={job.id}"
+            links |= {"images": f"/v1/images?job={job.id}", "zip": f"{here}/images.zip", "grid": f"{here}/grid.png"}
         error = None
         if job.error_code is not None:
             error = JobError(code=job.error_code, message=job.error_message or "", retryable=bool(job.error_retryable))

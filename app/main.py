@@ -16,6 +16,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import RedirectResponse
 
 from app import (
+    bundles,
     curves,
     datasets,
     evaluations,
@@ -68,6 +69,7 @@ ROUTERS = [
         images,
         jobs,
         events,
+        bundles,
         datasets,
         imports,
         kinds,

@@ -97,15 +97,15 @@ class Rendition:
     def _encoded(self, picture: Image.Image, texts: Mapping[str, str]) -> bytes:
         file = io.BytesIO()
         if self.format is PictureFormat.PNG:
-            picture.save(file, "PNG", pnginfo=chunks_of(texts))
+            picture.save(file, "PNG", pnginfo=_chunks(texts))
         else:
             quality = self.quality or DEFAULT_QUALITY
             picture.save(file, self.format.upper(), quality=quality, xmp=_xmp(texts), exif=_exif(texts))
         return file.getvalue()
 
 
-def chunks_of(texts: Mapping[str, str]) -> PngInfo:
-    """Return text chunks for a PNG, as its stored ones were."""
+def _chunks(texts: Mapping[str, str]) -> PngInfo:
+    """Text chunks of the kinds that the stored ones have."""
     chunks = PngInfo()
     for keyword, words in texts.items():
         if words.isascii() and keyword != _XMP_KEYWORD:
@@ -113,13 +113,6 @@ def chunks_of(texts: Mapping[str, str]) -> PngInfo:
         else:
             chunks.add_itxt(keyword, words)
     return chunks
-
-
-def source_of(png: bytes) -> dict[str, str]:
-    """Return of a PNG's text chunks what is as true of a sheet of such pictures: their kind of source."""
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as stored:
-        assert isinstance(stored, PngImageFile)
-        return {keyword: str(words) for keyword, words in stored.text.items() if keyword in {"Software", _XMP_KEYWORD}}
 
 
 def _resized(picture: Image.Image, side_px: int) -> Image.Image:

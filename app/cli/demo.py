@@ -16,11 +16,11 @@ from rich.markup import escape
 from app.cli import datasets, digits, output
 from app.cli.curl import curl_lines
 from app.cli.generate import save
-from app.cli.grid import grid_of
 from app.cli.options import DataDirOption, PortOption, VerboseOption
 from app.cli.up import Service, say_where, serve
 from app.cli.watching import finish, watch
 from app.client import DEFAULT_URL, Client, ClientError, JsonObject
+from app.grid import grid_of
 
 KIND = "gan-dcgan"
 COLUMNS = 8  # pictures of each class

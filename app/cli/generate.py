@@ -10,10 +10,10 @@ import typer
 from rich.markup import escape
 
 from app.cli import output
-from app.cli.grid import grid_of
 from app.cli.options import JsonOption, UrlOption
 from app.cli.watching import finish, watch
 from app.client import DEFAULT_URL, Client, ClientError, JsonObject
+from app.grid import grid_of
 
 
 def generate(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from app.cli.grid import GAP_PX, grid_of
+from app.grid import GAP_PX, grid_of
+from models.png import encode
 
 
 def png(colour: str | int, *, mode: str = "RGB", side_px: int = 64) -> bytes:
@@ -41,3 +43,16 @@ def test_small_grey_pictures_are_enlarged_by_whole_numbers_and_stay_grey() -> No
 def test_without_a_number_of_columns_the_grid_is_about_square(count: int, columns: int) -> None:
     grid = Image.open(io.BytesIO(grid_of([png("red")] * count)))
     assert grid.width == columns * 64 + (columns + 1) * GAP_PX
+
+
+def test_a_row_is_no_longer_than_there_are_pictures() -> None:
+    grid = Image.open(io.BytesIO(grid_of([png("red")] * 2, columns=8)))
+    assert grid.size == (2 * 64 + 3 * GAP_PX, 64 + 2 * GAP_PX)
+
+
+def test_a_grid_of_generated_pictures_says_that_it_is_generated() -> None:
+    picture = encode(np.zeros((3, 64, 64), np.uint8), text={"AIGC": "of one picture"}, xmp="<x:xmpmeta/>")
+    grid = Image.open(io.BytesIO(grid_of([picture, png("red")])))
+    grid.load()
+    assert grid.info["xmp"] == b"<x:xmpmeta/>"
+    assert "AIGC" not in grid.info
