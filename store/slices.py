@@ -68,6 +68,12 @@ def work_waits(session: Session) -> bool:
     return session.execute(found).first() is not None
 
 
+def last_weights(session: Session) -> str | None:
+    """The weights that the newest sample job is pinned to; None where there never was one."""
+    newest = select(JOB.checkpoint).where(JOB.kind == JobKind.SAMPLE).order_by(JOB.id.desc()).limit(1)
+    return session.execute(newest).scalar()
+
+
 def claim_slices(
     session: Session,
     held: Collection[Claim],

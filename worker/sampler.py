@@ -14,13 +14,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from models.errors import ModelsError
 from models.sampling import RenderedImage
 from store import jobs
-from store.errors import LeaseLost, Unavailable
+from store.errors import BlobNotFound, LeaseLost, Unavailable
 from store.events import Notice
 from store.queue import Lane
 from store.resources import status_notice
-from store.slices import Slice, claim_slices, work_waits
+from store.slices import Slice, claim_slices, last_weights, work_waits
 from worker.errors import failure
 from worker.generator_cache import GeneratorCache
 from worker.pictures import Batch, PictureStore
@@ -54,6 +55,16 @@ class SliceSampler:
             rewrite=settings.rewrite_generators,
         )
         station.statistics.cache_bytes = lambda: self._cache.size_bytes
+
+    def warm(self) -> None:
+        """Loads the generator that was asked for last, so that the next request need not wait for it."""
+        try:
+            with self._resources.database.snapshot() as session:
+                checkpoint = last_weights(session)
+            if checkpoint is not None:
+                self._cache.get(checkpoint)
+        except (BlobNotFound, ModelsError, Unavailable) as error:  # whoever asks for it is told
+            log.info("nothing was loaded beforehand: %s", error)
 
     def serve(self) -> None:
         """Renders until nothing is queued, or the worker drains; then hands back what is unfinished."""

@@ -26,7 +26,9 @@ def _server(lane: Lane, station: Station) -> Callable[[], None]:
     if lane is Lane.SAMPLE:
         from worker.sampler import SliceSampler
 
-        return SliceSampler(station).serve
+        sampler = SliceSampler(station)
+        sampler.warm()
+        return sampler.serve
     if lane is Lane.TRAIN:
         from worker.evaluating import evaluate_model
         from worker.training import train_model

@@ -20,6 +20,7 @@ from store import jobs
 from store.queue import Lane
 from store.records import Image, Job, JobKind, JobStatus
 from tests.worker.conftest import Desk
+from worker.generator_cache import GeneratorCache
 from worker.running import Station
 from worker.sampler import SliceSampler
 
@@ -286,3 +287,36 @@ def test_jobs_for_two_models_are_made_in_two_batches(desk: Desk, sampler: SliceS
     sampler.serve()
     assert all(desk.job(job_id).status is JobStatus.SUCCEEDED for job_id in made)
     assert [images_of(desk, job_id)[0].model_id for job_id in made] == ["mdl_a", "mdl_b", "mdl_a", "mdl_b"]
+
+
+def test_a_sampler_that_starts_loads_what_was_asked_for_last(
+    desk: Desk, station: Station, sampler: SliceSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.model("mdl_a")
+    desk.model("mdl_b")
+    for name in "ab":
+        desk.sample_job(1, model=f"mdl_{name}")
+    sampler.serve()
+    loaded: list[str] = []
+    original = GeneratorCache._load
+
+    def load(self: GeneratorCache, checkpoint: str) -> Sampler:
+        loaded.append(checkpoint)
+        return original(self, checkpoint)
+
+    monkeypatch.setattr(GeneratorCache, "_load", load)
+    fresh = SliceSampler(station)
+    fresh.warm()
+    assert loaded == ["models/mdl_b/000000000032-1"]
+    desk.sample_job(1, model="mdl_b", seed=3)
+    fresh.serve()
+    assert len(loaded) == 1
+
+
+def test_a_sampler_starts_although_nothing_can_be_loaded(desk: Desk, station: Station, sampler: SliceSampler) -> None:
+    SliceSampler(station).warm()  # nothing was ever asked for
+    desk.model()
+    desk.sample_job(1)
+    sampler.serve()
+    desk.resources.blobs.delete("models/mdl_squares")
+    SliceSampler(station).warm()
