@@ -44,16 +44,27 @@ def test_what_the_user_asked_for_is_kept(prepared: Prepare) -> None:
 @pytest.mark.usefixtures("fast")
 def test_a_longer_budget_brings_augmentation_and_wider_networks(prepared: Prepare) -> None:
     manifest = prepared(8).manifest
+    needed = choosing.SHORT_IMAGES[32]
     short, longer, longest = (
-        choose(AUTO, {"batch_size": 4}, manifest, 32, CPU, budget_images=images).options
-        for images in (8, 8_000, choosing.MANY_IMAGES)
+        choose(AUTO, {"batch_size": 4}, manifest, 32, CPU, budget_images=images)
+        for images in (needed - 1, needed, choosing.MANY_IMAGES)
     )
-    assert isinstance(short, DcganOptions)
-    assert isinstance(longer, DcganOptions)
-    assert isinstance(longest, DcganOptions)
-    assert (short.augment, short.base_channels) == ("none", 32)
-    assert (longer.augment, longer.base_channels) == ("translation", 32)
-    assert (longest.augment, longest.base_channels) == ("translation", 64)
+    assert short.kind == "vae-gan"
+    assert isinstance(longer.options, DcganOptions)
+    assert isinstance(longest.options, DcganOptions)
+    assert (longer.options.augment, longer.options.base_channels) == ("translation", 32)
+    assert (longest.options.augment, longest.options.base_channels) == ("translation", 64)
+
+
+@pytest.mark.usefixtures("fast")
+def test_larger_pictures_go_to_a_gan_after_fewer_of_them(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = prepared(8).manifest
+    monkeypatch.setattr(choosing, "SCARCE_PASSES", 10**9)
+    needed = choosing.SHORT_IMAGES[64]
+    kinds = [
+        choose(AUTO, {"batch_size": 2}, manifest, 64, CPU, budget_images=images).kind for images in (needed - 1, needed)
+    ]
+    assert kinds == ["vae-gan", "gan-dcgan"]
 
 
 def test_an_option_of_one_kind_alone_is_refused_where_the_kind_is_open(prepared: Prepare) -> None:

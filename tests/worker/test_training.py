@@ -368,7 +368,7 @@ def test_auto_is_settled_when_the_training_begins_and_kept(station: Station, des
     assert job.status is JobStatus.SUCCEEDED
     with desk.resources.database.snapshot() as session:
         model = session.get_one(Model, "mdl_new")
-    assert job.request["kind"] == model.kind == "vae-sigma"
+    assert job.request["kind"] == model.kind == "vae-gan"
     assert job.request["options"] == model.options
     assert (model.options["batch_size"], model.options["latent_dim"]) == (4, 8)
     assert "unlabelled pictures" in model.metrics["choice"][0]
