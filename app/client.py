@@ -263,6 +263,7 @@ class Client:
         seed: int | None = None,
         label: str | int | None = None,
         controls: Mapping[str, Any] | None = None,
+        priority: str | None = None,
     ) -> JsonObject:
         """Asks for pictures and returns the job that makes them.
 
@@ -272,17 +273,29 @@ class Client:
             seed: of the first; None: the service chooses.
             label: a class, by name or index; None: any.
             controls: `seeds`, `labels`, `truncation`, `interpolate`, `variations` or `mix`, as docs/sampling.md says.
+            priority: `interactive` or `batch`; None: the service chooses.
         """
-        body = {"model": model_id, **_given({"n": n, "seed": seed, "label": label}), **(controls or {})}
+        given = _given({"n": n, "seed": seed, "label": label, "priority": priority})
+        body = {"model": model_id, **given, **(controls or {})}
         return self._json("POST", "/v1/generations", json=body)
 
     def images(self, job_id: str) -> list[JsonObject]:
         """The pictures that a job has made so far, in order."""
         return list(self._all("/v1/images", [("job", job_id)]))
 
-    def content(self, image_id: str) -> bytes:
-        """A picture's PNG."""
-        return self._send("GET", f"/v1/images/{quote(image_id, safe='')}/content").content
+    def content(
+        self, image_id: str, form: str = "png", *, side_px: int | None = None, quality: int | None = None
+    ) -> bytes:
+        """A picture.
+
+        Args:
+            image_id: which one.
+            form: png, webp or jpeg.
+            side_px: of its longer side; None: as it was made, which for png is the stored file.
+            quality: 1 to 100, of webp and jpeg; None: the service chooses.
+        """
+        params = _given({"format": form, "size": side_px, "quality": quality})
+        return self._send("GET", f"/v1/images/{quote(image_id, safe='')}/content", params=params).content
 
     # Jobs
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image as Picture
 
 from app.cli import main, watching
+from app.cli.generate import _names
 from app.client import Client
 from store.jobs import Claim
 from store.records import Dataset, DatasetStatus, JobKind, JobStatus, Model
@@ -176,6 +177,97 @@ def test_a_grid_is_one_file(run: Run, service: Service, tmp_path: Path, monkeypa
     assert ended.out.split() == [str(tmp_path / "grid.png")]
     with Picture.open(tmp_path / "grid.png") as grid:
         assert grid.width == grid.height > 2 * 64
+
+
+def test_pictures_are_saved_in_the_format_and_size_that_were_said(
+    run: Run, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.add_model()
+
+    with at_the_same_time(sampling(service, monkeypatch)):
+        ended = run("generate", "pets 32", "-n", 2, "--seed", 7, "--format", "jpeg", "--size", 48, "--out", tmp_path)
+
+    assert ended.status == 0, ended.err
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["pets_32-7.jpg", "pets_32-8.jpg"]
+    for file in files:
+        with Picture.open(file) as picture:
+            assert (picture.format, picture.size) == ("JPEG", (48, 48))
+
+
+def test_the_name_of_the_file_says_the_format(
+    run: Run, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.add_model()
+
+    with at_the_same_time(sampling(service, monkeypatch)):
+        ended = run("generate", "pets 32", "--priority", "batch", "--out", tmp_path / "new.webp")
+
+    assert ended.status == 0, ended.err
+    with Picture.open(tmp_path / "new.webp") as picture:
+        assert (picture.format, picture.size) == ("WEBP", (32, 32))
+    (job,) = service.http.get("/v1/jobs").json()["data"]
+    assert (job["priority"], job["request"]["n"]) == ("batch", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        (["--seeds", "9, 3,9"], {"n": 3, "seed": 9, "label": None, "seeds": [9, 3, 9]}),
+        (["--seed", 4, "--labels", "dog,cat"], {"n": 2, "seed": 4, "label": None, "labels": [1, 0]}),
+        (["--mix", "3:9"], {"n": 1, "seed": 3, "label": None, "mix": {"seeds": [3, 9], "weight": 0.5}}),
+        (["--mix", "3:9:.25"], {"n": 1, "seed": 3, "label": None, "mix": {"seeds": [3, 9], "weight": 0.25}}),
+    ],
+)
+def test_lists_and_mixes_are_asked_for_as_they_were_said(
+    run: Run,
+    service: Service,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[object],
+    asked: dict[str, Any],
+) -> None:
+    service.add_model()
+
+    with at_the_same_time(sampling(service, monkeypatch)):
+        ended = run("generate", "pets 32", *options, "--out", tmp_path)
+
+    assert ended.status == 0, ended.err
+    (job,) = service.http.get("/v1/jobs").json()["data"]
+    assert job["request"] == asked
+    assert len(list(tmp_path.iterdir())) == asked["n"]
+
+
+def test_pictures_of_one_seed_do_not_overwrite_each_other() -> None:
+    names = _names("pets", [{"seed": 7}, {"seed": 7}], ".png")
+    assert names == ["pets-0000-7.png", "pets-0001-7.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--seeds", "3,,9"], "--seeds"),
+        (["--seeds", "-1"], "--seeds"),
+        (["--labels", "cat,"], "--labels"),
+        (["--mix", "3"], "--mix"),
+        (["--mix", "3:9:"], "--mix"),
+        (["--format", "gif"], "--format"),
+        (["--size", 8], "--size"),
+        (["--priority", "now"], "--priority"),
+        (["--grid", "--format", "webp"], "--grid"),
+        (["--format", "webp", "--out", "new.png"], "new.png"),
+        (["--seeds", "1,2", "--out", "new.png"], "2 pictures"),
+        (["--seeds", "1,2", "--mix", "3:9"], "mix"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_made(
+    run: Run, service: Service, options: list[object], words: str
+) -> None:
+    service.add_model()
+    ended = run("generate", "pets 32", *options)
+    assert ended.status == 2
+    assert words in ended.err
+    assert service.http.get("/v1/jobs").json()["data"] == []
 
 
 def test_several_pictures_do_not_go_into_one_file_without_a_grid(run: Run, service: Service, tmp_path: Path) -> None:
