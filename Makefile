@@ -8,10 +8,10 @@ READY := $(VENV)/.installed
 DATA ?=
 ARGS ?=
 
-.PHONY: install demo up env test check lint format clean help
+.PHONY: install demo up env test test-all check lint format clean help
 
 help: ## say what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 install: $(READY) ## make .venv and install the pinned dependencies, unless that is done
 
@@ -33,13 +33,16 @@ up: $(READY) ## the whole service in the foreground, until Ctrl-C
 test: $(READY) ## the tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
+test-all: $(READY) ## the tests and the slow ones
+	$(BIN)/python -m pytest -n 2 -m "" $(ARGS)
+
 lint: $(READY) ## formatting, lint, types, import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test ## what CI runs
+check: lint test-all ## what CI runs
 
 format: $(READY) ## put the code into shape
 	$(BIN)/ruff format .

@@ -20,7 +20,7 @@ from tests.worker.conftest import zip_of_squares
 OPTIONS = {"base_channels": 8, "latent_dim": 16, "batch_size": 16}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def service(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[subprocess.Popen[str], Client]]:

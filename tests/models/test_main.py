@@ -133,8 +133,8 @@ def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(folder: Path, tmp_
         (["--option", "wings", "--images", "8"], "NAME=VALUE"),
         (["--option", "batch_size=1", "--images", "8"], "from 2 to 1024"),
         (["--resolution", "48", "--images", "8"], "32, 64, 96, 128"),
-        (["--resolution", "64", "--images", "8"], "use 32 or less"),
-        ([], "neither images nor seconds"),
+        (["--kind", "gan-dcgan", "--resolution", "64", "--images", "8"], "use 32 or less"),
+        (["--kind", "gan-dcgan"], "neither images nor seconds"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_a_sentence(

@@ -188,7 +188,7 @@ def test_memory_that_is_short_from_the_start_is_found_by_the_probe() -> None:
 
 def test_a_device_without_room_for_one_picture_is_an_error_that_says_so() -> None:
     generator, network = _narrow(room=32)
-    sampler = Sampler(generator)
+    sampler = Sampler(generator, buckets=(1, 2))
     network.room = 0
     with pytest.raises(OutOfMemory, match="no room for one picture of 32 px"):
         sampler.sample([SampleItem(1)])
@@ -196,7 +196,7 @@ def test_a_device_without_room_for_one_picture_is_an_error_that_says_so() -> Non
 
 def test_other_errors_of_a_network_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     generator, network = _narrow(room=32)
-    sampler = Sampler(generator)
+    sampler = Sampler(generator, buckets=(1, 32))
 
     def broken(*_: object) -> Tensor:
         raise RuntimeError("shapes do not match")

@@ -16,7 +16,7 @@ from store.records import JobKind, JobStatus, Model
 from store.resources import Resources
 from tests.pictures import prepared_shapes
 from tests.worker.conftest import SMALL, Desk
-from tests.worker.test_training import stop_once_when
+from tests.worker.test_training import changed, stop_once_when
 from worker.evaluating import evaluate_model
 from worker.running import Run, Station, run_claimed, run_queued
 from worker.training import train_model
@@ -180,7 +180,7 @@ def test_weights_that_wait_to_be_measured_are_kept(
     station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given an evaluation asked for in mid-training, when newer weights come, I expect it to measure those it was asked for."""
-    train_id = desk.train_job(images=800)
+    train_id = desk.train_job(images=160)
     waiting: list[str] = []
 
     def ask(run: Run) -> None:
@@ -189,7 +189,11 @@ def test_weights_that_wait_to_be_measured_are_kept(
     monkeypatch.setattr(
         Run, "should_stop", stop_once_when(lambda run: row_of(desk, "mdl_new").checkpoint is not None, ask)
     )
-    run_queued(station, Lane.TRAIN, lambda run: {"train": train_model, "evaluate": evaluate_model}[run.claim.kind](run))
+    run_queued(
+        changed(station, checkpoint_interval_s=0.001),
+        Lane.TRAIN,
+        lambda run: {"train": train_model, "evaluate": evaluate_model}[run.claim.kind](run),
+    )
     assert desk.job(train_id).status is JobStatus.SUCCEEDED
     job = desk.job(waiting[0])
     assert job.status is JobStatus.SUCCEEDED, job.error_message

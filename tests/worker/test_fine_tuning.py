@@ -62,7 +62,7 @@ def test_a_source_that_learns_on_keeps_what_another_training_will_begin_with(
     """Given a training pinned to a checkpoint of one that goes on, I expect that checkpoint to stay with all its networks."""
     monkeypatch.setattr(publishing, "KEPT_CHECKPOINTS", 2)
     desk.dataset()
-    desk.train_job(images=800)
+    desk.train_job(images=160)
     pinned: list[str] = []
 
     def pin(run: Run) -> None:
@@ -85,7 +85,7 @@ def test_a_source_that_learns_on_keeps_what_another_training_will_begin_with(
         run_once.set()
         return finish
 
-    run_queued(changed(station, checkpoint_interval_s=0.01), Lane.TRAIN, first_only)  # type: ignore[arg-type] # as it is
+    run_queued(changed(station, checkpoint_interval_s=0.001), Lane.TRAIN, first_only)  # type: ignore[arg-type] # as it is
     keys = desk.resources.blobs.keys("models/mdl_new")
     assert model_of(desk).checkpoint != pinned[0]
     assert {f"{pinned[0]}/training.safetensors", f"{pinned[0]}/training.json"} <= set(keys)

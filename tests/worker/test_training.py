@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from models import distributed
 from models.evaluation import LiveMeasure
 from models.event_log import can_log
 from models.generator import Generator
+from models.trainer import Outcome
 from store import curves, jobs, kept
 from store.errors import LeaseLost
 from store.queue import Lane
@@ -74,12 +76,25 @@ def changed(station: Station, **settings: object) -> Station:
     )
 
 
-def test_a_job_is_trained_on_all_devices_that_its_batch_can_be_shared_among(station: Station, desk: Desk) -> None:
-    """Given three devices and batches of 8, when a job is trained, I expect two of them to share the work, and to be told."""
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_job_is_trained_on_all_devices_that_its_batch_can_be_shared_among(
+    processes: int, station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given three devices and batches of 8, when a job is trained, I expect two of them to share the work, and to be told:
+    in the quick run by who is asked to, in the slow one by two processes."""
+    asked: list[list[str]] = []
+    original = distributed.train_on
+
+    def train_on(devices: list[str], *args: Any, **kwargs: Any) -> Outcome:
+        asked.append(devices)
+        return original(devices[:processes], *args, **kwargs)
+
+    monkeypatch.setattr(training, "train_on", train_on)
     desk.dataset()
     job_id = desk.train_job(images=32)
     run_queued(dataclasses.replace(station, further=("cpu", "cpu")), Lane.TRAIN, train_model)
     assert desk.job(job_id).status is JobStatus.SUCCEEDED
+    assert asked == [["cpu", "cpu"]]
     assert model_of(desk).images_seen == 32
     assert {"note", "metrics", "preview", "progress", "done"} <= set(desk.events(job_id))
 
@@ -112,14 +127,14 @@ def test_old_checkpoints_are_dropped_unless_a_queued_sample_is_pinned_to_them(
 ) -> None:
     monkeypatch.setattr(publishing, "KEPT_CHECKPOINTS", 2)
     desk.dataset()
-    job_id = desk.train_job(images=800)
+    job_id = desk.train_job(images=160)
     pinned: list[str] = []
 
     def pin(run: Run) -> None:
         pinned.append(desk.sample_job(1, model="mdl_new"))
 
     monkeypatch.setattr(Run, "should_stop", stop_once_when(has_checkpoint(desk), pin))
-    run_queued(changed(station, checkpoint_interval_s=0.01), Lane.TRAIN, train_model)
+    run_queued(changed(station, checkpoint_interval_s=0.001), Lane.TRAIN, train_model)
     assert desk.job(job_id).status is JobStatus.SUCCEEDED
     keys = desk.resources.blobs.keys("models/mdl_new")
     rows, pinned_to = kept_checkpoints(desk), desk.job(pinned[0]).checkpoint
@@ -271,8 +286,9 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_weights(
     def kill(run: Run) -> None:
         raise Killed
 
+    station = changed(station, checkpoint_interval_s=0.01)
     desk.dataset()
-    job_id = desk.train_job(images=800)
+    job_id = desk.train_job(images=240)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "should_stop", stop_once_when(has_checkpoint(desk), kill))
         with pytest.raises(Killed):
@@ -300,7 +316,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_weights(
     with desk.resources.database.transaction() as session:
         session.delete(session.get_one(Model, "mdl_new"))
     desk.resources.blobs.delete("models/mdl_new")
-    desk.train_job(images=800)
+    desk.train_job(images=240)
     run_queued(station, Lane.TRAIN, train_model)
     assert weights(desk) == resumed
 

@@ -27,7 +27,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lessons of a few steps."""
-    monkeypatch.setattr("models.evaluation.extractor.LESSON_IMAGES", 256)
+    monkeypatch.setattr("models.evaluation.extractor.LESSON_IMAGES", 64)
 
 
 def test_with_labels_it_learns_to_read_them(shapes: Path) -> None:
@@ -46,7 +46,7 @@ def test_with_labels_it_learns_to_read_them(shapes: Path) -> None:
 def test_without_labels_it_learns_to_tell_pictures_apart(prepared: Prepare) -> None:
     """Given pictures without labels, when one is seen again a little changed, I expect its features to be the nearest."""
     data = prepared(100, classes=0)
-    extractor = train_extractor(data, 32, lesson_images=1500)
+    extractor = train_extractor(data, 32, lesson_images=800)
     pixels = data.load(32).pixels
     features, _ = extractor.read(pixels)
     changed, _ = extractor.read((pixels.float() * 0.9 + 12).to(torch.uint8).roll((1, 1), dims=(2, 3)))
@@ -63,9 +63,9 @@ def test_labels_with_too_few_images_each_are_not_learnt(prepared: Prepare) -> No
 def test_equal_seeds_give_equal_weights(classes: int, prepared: Prepare) -> None:
     data = prepared(60, classes=classes)
     torch.manual_seed(1)
-    first = train_extractor(data, 32, lesson_images=256)
+    first = train_extractor(data, 32, lesson_images=128)
     torch.manual_seed(2)  # the world outside must not matter
-    again, other = (train_extractor(data, 32, lesson_images=256, seed=seed) for seed in (0, 1))
+    again, other = (train_extractor(data, 32, lesson_images=128, seed=seed) for seed in (0, 1))
     assert first.sha256 == again.sha256 != other.sha256
 
 
@@ -127,7 +127,7 @@ def test_one_that_is_damaged_or_of_other_images_is_learnt_anew(
     harm(directory)
     calls: list[int] = []
     anew = kept_extractor(directory, 32, on_progress=lambda done, total: calls.append(done))
-    assert calls[-1] >= 256
+    assert calls[-1] >= 64
     assert Extractor.load(directory, 32).sha256 == anew.sha256
 
 
