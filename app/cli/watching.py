@@ -98,6 +98,8 @@ class _View:
 
     @property
     def done(self) -> float:
+        if self.status == "succeeded" and self.total:  # its last progress may not have been told
+            return self.total
         return float(self.progress.get("done") or 0.0)
 
     @property
@@ -146,11 +148,10 @@ class _BarView(_View):
         self._show()
 
     def _show(self) -> None:
-        done = self.total if self.status == "succeeded" and self.total else self.done
         self._progress.update(
             self._task,
             description=self.title,
-            completed=done,
+            completed=self.done,
             total=self.total,
             left=self.left,
             details=self.details,
