@@ -83,7 +83,7 @@ def test_importing_a_folder_shows_the_progress_and_at_the_end_what_was_refused(
         ended = run("dataset", "import", tmp_path / "pets")
 
     assert ended.status == 0
-    assert "1/3 files" in ended.err
+    assert "succeeded: 3/3 files" in ended.err
     assert "cat" in ended.out
     assert "1 file was refused" in ended.out
     assert "dog/notes.txt: not an image [really]" in ended.out
