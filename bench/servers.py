@@ -27,6 +27,7 @@ from bench.results import ROOT
 
 READY_S = 120.0
 STOP_S = 40.0
+PEER_STOP_S = 1.0  # they keep nothing
 PICTURES, RESOLUTION = 64, 64  # what the model of the benchmark is trained on: enough for a checkpoint
 
 
@@ -92,7 +93,7 @@ def litserve(
     argv = [sys.executable, "-m", "bench.peers.litserve_png", "--directory", str(directory), "--port", str(port)]
     argv += ["--workers", str(workers), "--threads", str(threads)]
     argv += ["--max-batch", str(max_batch), "--timeout", str(timeout_s)]
-    with _running(argv, f"http://127.0.0.1:{port}/health", log, {}):
+    with _running(argv, f"http://127.0.0.1:{port}/health", log, {}, stop_s=PEER_STOP_S):
         yield Target("litserve", f"http://127.0.0.1:{port}/predict", {})
 
 
@@ -108,12 +109,14 @@ def mosec(directory: Path, log: Path, *, workers: int, threads: int, max_batch: 
         "PICTURE_THREADS": str(threads),
     }
     argv = [sys.executable, "-m", "bench.peers.mosec_png", "--port", str(port), "--timeout", "60000"]
-    with _running(argv, f"http://127.0.0.1:{port}/metrics", log, said):
+    with _running(argv, f"http://127.0.0.1:{port}/metrics", log, said, stop_s=PEER_STOP_S):
         yield Target("mosec", f"http://127.0.0.1:{port}/inference", {})
 
 
 @contextmanager
-def _running(argv: list[str], ready: str, log: Path, variables: Mapping[str, str]) -> Iterator[None]:
+def _running(
+    argv: list[str], ready: str, log: Path, variables: Mapping[str, str], *, stop_s: float = STOP_S
+) -> Iterator[None]:
     """Runs a command until the block ends; the block begins once the URL `ready` answers with 200."""
     log.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
@@ -125,7 +128,7 @@ def _running(argv: list[str], ready: str, log: Path, variables: Mapping[str, str
         finally:
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_S)
+                process.wait(stop_s)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # whatever it left behind
             process.wait()
