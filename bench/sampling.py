@@ -187,6 +187,7 @@ class Run:
             raise RuntimeError(f"{target.name}: {served.errors} errors, the first {served.first_error}")
         for seed, content in served.kept.items():
             self._check(target.name, int(seed), base64.b64decode(content))
+        served.kept = {}  # they would swell the results
         return served
 
     def promises(self) -> dict[str, Any]:
