@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
 
 from bench.cells import (
     AUTO,
@@ -39,6 +44,20 @@ class Figure:
 
     def to_json(self) -> dict[str, Any]:
         return dict(self.__dict__)
+
+
+def print_figures(figures: Sequence[Figure], as_json: bool, quick: bool) -> None:
+    """Print figures: a table, or a line of JSON each; `quick` says that their numbers mean nothing."""
+    if as_json:
+        for figure in figures:
+            typer.echo(json.dumps(figure.to_json(), ensure_ascii=False))
+        return
+    table = Table("figure", "value", "bar", "ok", "note", title="smoke: the numbers mean nothing" if quick else None)
+    words = {True: "yes", False: "NO", None: "-"}
+    for figure in figures:
+        value = "-" if figure.value is None else f"{figure.value:.3g}"
+        table.add_row(figure.name, value, figure.bar, words[figure.ok], figure.note)
+    Console(highlight=False).print(table)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from bench.cells import OURS, Cell, kind_of
-from bench.figures import Figure
+from bench.figures import Figure, print_figures
 from bench.results import ROOT, Results, cores
 from bench.sets import SETS, lay_out
 from bench.stacking import count_modes, stacked, write
@@ -109,7 +106,7 @@ def main(
                 raise typer.Exit(INTERRUPTED)
             results.append(cell, found)
             shown.advance(whole)
-    _show([figure for cell in cells for figure in _figures(cell, results)], as_json, quick)
+    print_figures([figure for cell in cells for figure in _figures(cell, results)], as_json, quick)
 
 
 def _quick_options(name: str) -> dict[str, Any]:
@@ -186,17 +183,6 @@ def _figures(cell: Cell, results: Results) -> list[Figure]:
         Figure(names[0], found["modes"], "-", None, f"{note}{floor['modes']}"),
         Figure(names[1], found["kl"], "-", None, f"{note}{floor['kl']:.3g}"),
     ]
-
-
-def _show(figures: list[Figure], as_json: bool, quick: bool) -> None:
-    if as_json:
-        for figure in figures:
-            typer.echo(json.dumps(figure.to_json(), ensure_ascii=False))
-        return
-    table = Table("figure", "value", "note", title="smoke: the numbers mean nothing" if quick else None)
-    for figure in figures:
-        table.add_row(figure.name, "-" if figure.value is None else f"{figure.value:.3g}", figure.note)
-    Console(highlight=False).print(table)
 
 
 if __name__ == "__main__":

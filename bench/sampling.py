@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -25,12 +24,10 @@ import httpx
 import numpy as np
 import typer
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from app.client import Client
 from bench import pairs
-from bench.figures import Figure
+from bench.figures import Figure, print_figures
 from bench.load import Load, Served
 from bench.results import ROOT, commit, cores, machine
 from bench.servers import Target, darkroom, litserve, model_of, mosec, target_of
@@ -94,7 +91,7 @@ def main(
         found["pairs"] = {str(number): asdict(pairs.serve(number)) for number in (1, 2)}
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(json.dumps(found, indent=1) + "\n")
-    _show(list(figures(found, taken)), as_json, quick)
+    print_figures(list(figures(found, taken)), as_json, quick)
 
 
 class Run:
@@ -335,18 +332,6 @@ def _send(load: Load) -> Served:
         command, input=json.dumps(asdict(load)), check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     return Served(**json.loads(done.stdout))
-
-
-def _show(found: Sequence[Figure], as_json: bool, quick: bool) -> None:
-    if as_json:
-        for figure in found:
-            typer.echo(json.dumps(figure.to_json(), ensure_ascii=False))
-        return
-    table = Table("figure", "value", "bar", "ok", "note", title="smoke: the numbers mean little" if quick else None)
-    words = {True: "yes", False: "NO", None: "-"}
-    for figure in found:
-        table.add_row(figure.name, f"{figure.value or 0:.3g}", figure.bar, words[figure.ok], figure.note)
-    Console(highlight=False, width=max(120, shutil.get_terminal_size().columns)).print(table)
 
 
 if __name__ == "__main__":

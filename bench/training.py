@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from bench.cells import OURS, PYTHAE, QUICK_LESSON_IMAGES, QUICK_SET_IMAGES, TURNS, Cell, Plan, kind_of
-from bench.figures import Figure, Figures
+from bench.figures import Figures, print_figures
 from bench.results import ROOT, Results, cores
 from bench.running import ChildFailed, Runner
 from bench.sets import SETS
@@ -92,7 +89,7 @@ def main(
                     say(f"stopped in {cell.key}; what was done before is kept")
                     raise typer.Exit(INTERRUPTED) from None
             shown.advance(whole)
-    _show(Figures(plan, results).all(), as_json, quick)
+    print_figures(Figures(plan, results).all(), as_json, quick)
     if failed:
         raise typer.Exit(1)
 
@@ -134,19 +131,6 @@ def _cannot_run(cell: Cell) -> str | None:
         if resolution not in kind.resolutions:
             return f"{kind.name} makes no pictures of {resolution} px"
     return None
-
-
-def _show(figures: list[Figure], as_json: bool, quick: bool) -> None:
-    if as_json:
-        for figure in figures:
-            typer.echo(json.dumps(figure.to_json(), ensure_ascii=False))
-        return
-    table = Table("figure", "value", "bar", "ok", "note", title="smoke: the numbers mean nothing" if quick else None)
-    words = {True: "yes", False: "NO", None: "-"}
-    for figure in figures:
-        value = "-" if figure.value is None else f"{figure.value:.3g}"
-        table.add_row(figure.name, value, figure.bar, words[figure.ok], figure.note)
-    Console(highlight=False).print(table)
 
 
 if __name__ == "__main__":

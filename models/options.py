@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,15 @@ Augmentation = Literal["none", "translation", "translation-cutout", "colour-tran
 Schedule = Literal["constant", "cosine", "plateau"]
 BlockStyle = Literal["auto", "dense", "grouped"]
 OnTrouble = Literal["note", "stop", "rollback"]
+FrozenLayers = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        le=16,
+        description="Lowest layers of the discriminator that stay as they are where a training begins with another model's "
+        "weights (FreezeD). None: half of them there, 0 otherwise.",
+    ),
+]
 
 #: Options that decide which weights there are, and in what shapes; the second, those of discriminators alone.
 GENERATOR_SHAPE = frozenset({"latent_dim", "base_channels", "block"})
@@ -98,13 +107,7 @@ class GanOptions(TrainOptions):
     mode_seeking: float = Field(
         0.0, ge=0, le=100, description="Weight of a term that keeps pictures of different latents apart. 0: none."
     )
-    freeze_layers: int | None = Field(
-        None,
-        ge=0,
-        le=16,
-        description="Lowest layers of the discriminator that stay as they are where a training begins with another model's "
-        "weights (FreezeD). None: half of them there, 0 otherwise.",
-    )
+    freeze_layers: FrozenLayers = None
 
 
 class DcganOptions(GanOptions):
@@ -217,10 +220,4 @@ class VaeGanOptions(VaeSigmaOptions):
     penalty_every: int = Field(
         8, ge=1, le=64, description="Steps from one penalty to the next, each then that much heavier."
     )
-    freeze_layers: int | None = Field(
-        None,
-        ge=0,
-        le=16,
-        description="Lowest layers of the discriminator that stay as they are where a training begins with another model's "
-        "weights (FreezeD). None: half of them there, 0 otherwise.",
-    )
+    freeze_layers: FrozenLayers = None
