@@ -54,6 +54,7 @@ EXAMPLE: dict[str, Any] = {
     "dataset": None,
     "model": "mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d",
     "request": {"n": 1, "seed": 7, "label": 3},
+    "request_id": "req_0f3b5c8d2e9a4b7f",
     "images": [IMAGE_EXAMPLE],
     "links": {
         "self": "/v1/jobs/job_019ad3a8b1ce7d10a6f1c37e2d40b9a5",
@@ -131,6 +132,7 @@ class Job(BaseModel):
     dataset: str | None = Field(description="The data set that it makes or learns from.")
     model: str | None = Field(description="The model that it makes or uses.")
     request: dict[str, Any] = Field(description="What was asked for, with every default filled in.")
+    request_id: str | None = Field(description="X-Request-Id of the request that made it: the service's logs name it.")
     images: list[Image] | None = Field(
         None,
         description=f"The first {IMAGES_SHOWN} images of a generation, as far as made; null in lists and for other "
@@ -171,6 +173,7 @@ class Job(BaseModel):
             dataset=job.dataset_id,
             model=job.model_id,
             request=job.request,
+            request_id=job.request_id,
             images=[Image.of(image) for image in images] if images is not None else None,
             links=links,
         )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 from collections.abc import Sequence
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import tracing
 from app.errors import AppError, CrossSite, MalformedRequest, TooLarge, UnknownHost
 from app.problems import respond
+from app.protection import protected
 from store.settings import PREFIX
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,6 @@ log = logging.getLogger(__name__)
 UPLOAD_PATH = "/v1/datasets"  # the one route that takes large bodies; it counts them itself
 MAX_BODY_BYTES = 2**20
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Gate:
@@ -41,28 +41,24 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
+        request_id = tracing.begin(headers.get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
+        send_on = protected(scope, send, request_id)
         started = False
 
-        async def send_with_id(message: Message) -> None:
+        async def send_noted(message: Message) -> None:
             nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                outgoing = MutableHeaders(scope=message)
-                outgoing["X-Request-Id"] = request_id
-                outgoing["X-Content-Type-Options"] = "nosniff"
-            await send(message)
+            started = True
+            await send_on(message)
 
         try:
             self._check(scope, headers)
-            await self.app(scope, _bounded(scope, receive), send_with_id)
+            await self.app(scope, _bounded(scope, receive), send_noted)
         except Exception as error:
             if started:
                 log.error("the response to %s %s broke off", scope["method"], scope["path"])
                 raise
-            await respond(scope, error)(scope, receive, send_with_id)
+            await respond(scope, error)(scope, receive, send_noted)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "").lower()

@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.main import create_app
+from app.tracing import log_to_stderr
 from store.errors import SettingsError
 from store.settings import Settings, load_settings
 
@@ -58,9 +59,7 @@ def main() -> None:
         app = create_app()
     except SettingsError as error:
         sys.exit(str(error))
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s api %(name)s: %(message)s"
-    )
+    log_to_stderr(settings.log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # every readiness check would fill the log
     if settings.unsafe_bind:
         log.warning(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 import anyio.to_thread
@@ -34,7 +35,8 @@ class Shared(Generic[Asked, Answer]):
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((asked, answer))
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._go_on())
+            # In a context of its own: it works for all who ask, not for the request that happens to be first.
+            self._task = asyncio.create_task(self._go_on(), context=Context())
         return await answer
 
     async def _go_on(self) -> None:

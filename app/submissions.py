@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app import tracing
 from app.backlog import Backlog
 from app.errors import AppError, KeyReused
 from app.jobs import Job
@@ -69,6 +70,7 @@ class Submission:
         [Session, datetime], records.Job
     ]  # refuses before it writes anything; is given the database's time
     images: int  # that it adds to the line
+    request_id: str | None = field(default_factory=tracing.current)  # of the request that asks for it
 
 
 def submit_together(
@@ -103,11 +105,17 @@ def _submit_all(
                 with ExitStack() as place:
                     place.enter_context(backlog.place_for(one.images))
                     before = _made_before(session, one.idempotency)
-                    made.append((before, False) if before is not None else (one.create(session, now), True))
+                    made.append((before, False) if before is not None else (_made(one, session, now), True))
                     places.push(place.pop_all())  # kept until the commit, and given back where that fails
             except AppError as refusal:
                 made.append(refusal)
     return made
+
+
+def _made(one: Submission, session: Session, now: datetime) -> records.Job:
+    job = one.create(session, now)
+    job.request_id = one.request_id
+    return job
 
 
 def submit(
@@ -138,7 +146,11 @@ def _submit(
 ) -> tuple[records.Job, bool]:
     with resources.database.transaction() as session:
         before = _made_before(session, idempotency)
-        return (before, False) if before is not None else (create(session), True)
+        if before is not None:
+            return before, False
+        job = create(session)
+        job.request_id = tracing.current()
+        return job, True
 
 
 def _made_before(session: Session, idempotency: Idempotency | None) -> records.Job | None:

@@ -212,6 +212,7 @@ class Job(Record):
     checkpoint: Mapped[str | None] = mapped_column(String(200))  # weights that a job is pinned to
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)  # the client's, with its route
     idempotency_hash: Mapped[str | None] = mapped_column(String(64))  # of the body that came with it
+    request_id: Mapped[str | None] = mapped_column(String(64))  # of the HTTP request that made it, as the logs name it
     created_at: Mapped[datetime] = mapped_column(default=_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

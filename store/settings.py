@@ -24,17 +24,24 @@ class Settings(BaseSettings):
     """What an operator may change. docs/settings.md lists the same fields; a test keeps the two equal."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     # Where state lives
     data_dir: Path = Field(Path("data"), description="Directory of all state: SQLite file, blobs, Redis file, scratch.")
     database_url: str = Field(
         "",
+        repr=False,
         description="SQLAlchemy URL of PostgreSQL (`postgresql+psycopg://…`). Empty: a SQLite file in the data directory.",
     )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
+        repr=False,
         description="Redis that carries doorbells and events. `darkroom up` starts its own and sets this.",
     )
     blobs_dir: Path | None = Field(

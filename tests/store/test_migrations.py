@@ -11,6 +11,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Inspector, create_engine, inspect, text
 from sqlalchemy.pool import NullPool
 
@@ -143,7 +144,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "next"
-down_revision = "0006"
+down_revision = "HEAD"
 
 def upgrade():
     with op.batch_alter_table("jobs") as jobs:
@@ -179,7 +180,8 @@ def test_a_later_migration_may_alter_a_table_that_others_refer_to(
         (later / path).write_text((database_module.MIGRATIONS / path).read_text())
     for version in (database_module.MIGRATIONS / "versions").glob("*.py"):
         (later / "versions" / version.name).write_text(version.read_text())
-    (later / "versions" / "next.py").write_text(NEXT)
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    (later / "versions" / "next.py").write_text(NEXT.replace("HEAD", str(head)))
     monkeypatch.setattr(database_module, "MIGRATIONS", later)
 
     database.migrate()
