@@ -20,7 +20,6 @@ def curl_lines(
     model: JsonObject,
     resolution: int,
     seconds: float,
-    options: Mapping[str, Any],
 ) -> Iterator[str]:
     """Yield commands, each below a comment, that import, train, look and generate as the demo did.
 
@@ -31,7 +30,6 @@ def curl_lines(
         model: what was trained.
         resolution: side of its pictures, px.
         seconds: how long it was trained for.
-        options: the kind's options.
     """
     if archive.is_dir():
         zipped = f"{archive.name}.zip"
@@ -43,10 +41,8 @@ def curl_lines(
     )
     training = {
         "dataset": dataset["id"],
-        "kind": model["kind"],
         "name": f"{model['name']}-again",
         "resolution": resolution,
-        "options": dict(options),
         "budget": {"seconds": seconds},
     }
     yield f"# train on them: answers with a job and the model it makes\ncurl {_json(training)} {url}/v1/trainings"

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -16,13 +16,13 @@ from rich.markup import escape
 from app.cli import datasets, digits, output
 from app.cli.curl import curl_lines
 from app.cli.generate import save
+from app.cli.models import why
 from app.cli.options import DataDirOption, PortOption, VerboseOption
 from app.cli.up import Service, say_where, serve
 from app.cli.watching import finish, watch
 from app.client import DEFAULT_URL, Client, ClientError, JsonObject
 from app.grid import grid_of
 
-KIND = "gan-dcgan"
 COLUMNS = 8  # pictures of each class
 MOST_ROWS = 16
 UNLABELLED = 64  # pictures where there are no classes
@@ -37,20 +37,19 @@ class Plan:
     name: str
     most_px: int
     seconds: float
-    options: dict[str, Any]
 
 
 def plan_for(data: Path | None, directory: Path) -> Plan:
-    """The digits with a recipe that shows them within three minutes on two cores; or the user's own pictures.
+    """The digits, in a time that shows them on two cores; or the user's own pictures. What to train is chosen by them.
 
     Args:
         data: a zip or folder; None: the digits.
         directory: where the digits are written.
     """
     if data is not None:
-        return Plan(data, datasets.default_name(data), most_px=64, seconds=180.0, options={"base_channels": 32})
+        return Plan(data, datasets.default_name(data), most_px=64, seconds=180.0)
     archive = digits.write_digits(directory / "digits.zip")
-    return Plan(archive, digits.NAME, most_px=32, seconds=120.0, options={"base_channels": 32})
+    return Plan(archive, digits.NAME, most_px=32, seconds=120.0)
 
 
 def demo(
@@ -106,9 +105,10 @@ def _run(client: Client, service: Service, data: Path | None, began: float) -> N
         + (f"; {dataset['refused_count']:,} files refused" if dataset["refused_count"] else "")
     )
 
-    console.print(f"\n[bold]2. Train[/] {KIND}, about {output.duration(plan.seconds)}")
+    console.print(f"\n[bold]2. Train[/] for about {output.duration(plan.seconds)}")
     resolution = min(dataset["resolution"], plan.most_px)
     model = _trained(client, plan, dataset, resolution)
+    console.print(f"  [dim]{why(model) or model['kind']}[/]")
     console.print(f"  {model['images_seen']:,} images seen; loss {output.losses(model.get('metrics')) or '-'}")
 
     console.print("\n[bold]3. Generate[/]")
@@ -118,7 +118,7 @@ def _run(client: Client, service: Service, data: Path | None, began: float) -> N
     console.print(f"  [dim]{output.duration(time.monotonic() - began)} since the service was up[/]")
 
     console.print("\n[bold]The same with curl[/], in another terminal:\n")
-    for line in curl_lines(client.url, plan.archive, dataset, model, resolution, plan.seconds, plan.options):
+    for line in curl_lines(client.url, plan.archive, dataset, model, resolution, plan.seconds):
         output.results().print(line, markup=False)
     console.print("\n[bold]Or with the command line:[/]\n")
     address = "" if client.url == DEFAULT_URL else f" --url {client.url}"
@@ -149,9 +149,7 @@ def _trained(client: Client, plan: Plan, dataset: JsonObject, resolution: int) -
         names = [plan.name, *(f"{plan.name}-{number}" for number in range(2, len(taken) + 3))]
         name = next(name for name in names if name not in taken)
         budget = {"seconds": plan.seconds}
-        job = client.train(
-            dataset["id"], kind=KIND, name=name, resolution=resolution, options=plan.options, budget=budget
-        )
+        job = client.train(dataset["id"], name=name, resolution=resolution, budget=budget)
     job = watch(client, job)
     finish(job)
     return client.model(job["model"])

@@ -118,6 +118,7 @@ def print_model(model: JsonObject) -> None:
             ("model", model["id"]),
             ("name", output.plain(model["name"])),
             ("kind", model["kind"]),
+            ("chosen", why(model)),
             ("status", output.status(model["status"])),
             ("pictures", f"{model['resolution']}x{model['resolution']} {'grey' if model['channels'] == 1 else 'RGB'}"),
             ("classes", output.plain(", ".join(classes)) if classes else "none: unconditional"),
@@ -132,6 +133,12 @@ def print_model(model: JsonObject) -> None:
             ("created", output.moment(model["created_at"])),
         ]
     )
+
+
+def why(model: JsonObject) -> str | None:
+    """Why its kind was chosen; None where somebody asked for that kind, or it is not chosen yet."""
+    reasons = (model.get("metrics") or {}).get("choice")
+    return output.plain("; ".join(reasons)) if reasons else None
 
 
 def _began(model: JsonObject) -> str | None:

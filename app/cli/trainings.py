@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from app.cli import output
+from app.cli.models import why
 from app.cli.options import JsonOption, UrlOption
 from app.client import DEFAULT_URL, Client, JsonObject
 
@@ -62,15 +63,18 @@ def show(training: TrainingArgument, as_json: JsonOption = False, url: UrlOption
     """
     with Client(url) as client:
         found = client.training(training)
-    if as_json:
-        output.print_json(found)
-        return
+        if as_json:
+            output.print_json(found)
+            return
+        model = client.model(found["model"])
     newest, best = found["newest"] or {}, found["best"]
     output.print_members(
         [
             ("training", found["id"]),
             ("status", output.status(found["status"])),
             ("model", output.plain(found["model_name"] or found["model"])),
+            ("kind", model["kind"]),
+            ("chosen", why(model)),
             ("done", _percent(found["progress"]["fraction"])),
             ("time left", output.duration(found["progress"]["eta_s"]) if found["progress"]["eta_s"] else None),
             ("images seen", output.amount(newest.get("images_seen"))),

@@ -114,6 +114,18 @@ def test_training_by_name_sends_what_was_said(run: Run, service: Service) -> Non
     assert run("models", "show", "young", "--json").json["resolution"] == 32
 
 
+def test_a_kind_that_was_chosen_is_shown_with_the_reason(run: Run, service: Service) -> None:
+    service.add_dataset()
+    job = run("train", "pets", "--name", "young", "--no-watch", "--json").json
+    assert "chosen" not in run("trainings", "show", "young").out
+    reason = "vae-gan: 20 [unlabelled] pictures"
+    with service.resources.database.transaction() as session:
+        session.get_one(Model, job["model"]).metrics = {"choice": [reason]}
+
+    assert reason in run("models", "show", "young").out
+    assert reason in run("trainings", "show", "young").out
+
+
 def test_a_training_that_fails_ends_the_command_with_1_and_the_reason(run: Run, service: Service) -> None:
     service.add_dataset()
 
