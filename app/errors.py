@@ -6,6 +6,7 @@ AppError
 ├── Forbidden            never allowed, whoever asks
 │   ├── CrossSite            another site's page sent this write
 │   ├── ImportsDisabled      no import root is set
+│   ├── WebhooksDisabled     no secret to sign them is set
 │   └── OutsideImportRoot    the path leads out of it
 ├── NotFound             nothing has this id
 ├── NotAcceptable        the answer can't have the form that was asked for
@@ -89,6 +90,10 @@ class CrossSite(Forbidden):
 
 class ImportsDisabled(Forbidden):
     """Imports by path need an import root, and none is set."""
+
+
+class WebhooksDisabled(Forbidden):
+    """Webhooks need a secret to be signed with, and none is set."""
 
 
 class OutsideImportRoot(Forbidden):
@@ -193,6 +198,7 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     Forbidden: Answer(403, "forbidden"),
     CrossSite: Answer(403, "cross_site_write"),
     ImportsDisabled: Answer(403, "imports_by_path_disabled"),
+    WebhooksDisabled: Answer(403, "webhooks_disabled"),
     OutsideImportRoot: Answer(403, "outside_import_root"),
     NotFound: Answer(404, "not_found"),
     NotAcceptable: Answer(406, "not_acceptable"),
@@ -228,6 +234,12 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     store.StorageFull: Answer(507, "storage_full", "free some space where Darkroom keeps its data, then try again"),
     store.BlobNotFound: Answer(404, "blob_not_found", "it was deleted meanwhile"),
     store.JobNotFound: Answer(404, "job_not_found", "GET /v1/jobs lists the jobs that there are", parameter="job_id"),
+    store.TargetRefused: Answer(
+        422,
+        "webhook_refused",
+        "name a public host, without user and password, on the usual ports; whoever runs this service may allow others",
+        parameter="/webhook/url",
+    ),
     store.InvalidTransition: Answer(409, "job_ended", "look at the job's status first", parameter="job_id"),
     store.LeaseLost: Answer(409, "lease_lost"),
     catalog.UnknownKind: Answer(422, "unknown_kind", "GET /v1/kinds lists every kind"),

@@ -14,6 +14,7 @@ from app.errors import DatasetNotReady, InvalidParameter, ModelNotReady, NotFoun
 from app.jobs import Job
 from app.models import find as find_model
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from app.webhooks import AskedWebhook
 from models import catalog
 from store import jobs, records
 from store.errors import BlobNotFound
@@ -44,6 +45,7 @@ class Evaluation(BaseModel):
         le=catalog.MAX_SEED + 1 - MOST_N,
         description="Of the first picture, the others count up; it decides every random choice of the measures too.",
     )
+    webhook: AskedWebhook = None
 
     model_config = ConfigDict(
         extra="forbid",
@@ -89,7 +91,7 @@ def create_evaluation(resources: Attached, body: Evaluation, idempotency_key: Id
             idempotency=idempotency.columns if idempotency else None,
         )
 
-    job, _ = submit(resources, idempotency, create)
+    job, _ = submit(resources, idempotency, create, webhook=body.webhook)
     return accepted(Job.of(job))
 
 

@@ -16,6 +16,7 @@ from app.errors import ModelNotReady, NotFound
 from app.jobs import Job
 from app.models import find as find_model
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from app.webhooks import AskedWebhook
 from models.catalog import ExportFormat
 from store import jobs, records
 from store.errors import BlobNotFound
@@ -34,6 +35,7 @@ class Export(BaseModel):
     format: ExportFormat = Field(
         description="`onnx` runs without PyTorch, `torch-export` without Darkroom, `native` is what Darkroom itself loads."
     )
+    webhook: AskedWebhook = None
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"format": "onnx"}]})
 
@@ -74,7 +76,7 @@ def create_export(resources: Attached, model_id: ModelId, idempotency_key: Idemp
             idempotency=idempotency.columns if idempotency else None,
         )
 
-    job, _ = submit(resources, idempotency, create)
+    job, _ = submit(resources, idempotency, create, webhook=body.webhook)
     return accepted(Job.of(job))
 
 

@@ -23,6 +23,7 @@ from app.jobs import Job, cancel, read, wait_for
 from app.models import find as find_model
 from app.renditions import Rendition
 from app.submissions import ACCEPTED, Idempotency, Submission, accepted
+from app.webhooks import AskedWebhook, url_of
 from models import catalog
 from store import jobs, records
 from store.errors import InvalidTransition
@@ -88,6 +89,7 @@ class Generation(BaseModel):
     cancel_on_disconnect: bool = Field(
         False, description="Cancel the job when this request is closed by its client while it waits for the images."
     )
+    webhook: AskedWebhook = None
 
     model_config = ConfigDict(
         extra="forbid",
@@ -231,7 +233,7 @@ def _submission(
             job_id=job_id,
         )
 
-    return Submission(idempotency, create, n)
+    return Submission(idempotency, create, n, url_of(settings, body.webhook))
 
 
 def _deadline(given: datetime | None, cancel_after_s: float | None, now: datetime) -> datetime | None:

@@ -19,6 +19,7 @@ from app.errors import ImportsDisabled, OutsideImportRoot, SourceNotFound, Sourc
 from app.jobs import Job
 from app.middleware import MAX_BODY_BYTES, UPLOAD_PATH
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from app.webhooks import AskedWebhook, Webhook
 from models import catalog
 from store import jobs, records
 from store.identifiers import new_id
@@ -60,6 +61,7 @@ class ImportOptions(BaseModel):
     background: str = Field(
         "#ffffff", pattern=r"^#[0-9a-fA-F]{6}$", description="Colour behind transparent pixels, #rrggbb."
     )
+    webhook: AskedWebhook = None
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"name": "digits", "resolution": 32, "background": "#ffffff"}]}
@@ -84,6 +86,7 @@ class UploadForm(ImportOptions):
     """A zip of pictures. Folders in it become classes."""
 
     file: str = Field(json_schema_extra={"format": "binary"}, description="The zip.")
+    webhook: str | None = Field(None, description="URL that is told when the job has ended.")  # type: ignore[assignment]
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"file": "(the bytes of digits.zip)", "name": "digits"}]}
@@ -147,7 +150,8 @@ def _submit_upload(
             resources,
             Idempotency.of(UPLOAD_PATH, key, content),
             dataset_id,
-            {"source": {"blob": blob}, **options.model_dump(), "name": name},
+            {"source": {"blob": blob}, **options.model_dump(exclude={"webhook"}), "name": name},
+            options.webhook,
         )
     finally:
         if not is_new:  # refused, or a repetition of a request that brought the same bytes before
@@ -157,13 +161,21 @@ def _submit_upload(
 
 def _from_path(resources: Resources, body: ImportByPath, key: str | None) -> Response:
     source = _inside_import_root(resources, body.path)
-    request = {"source": {"path": str(source)}, **body.model_dump(exclude={"path"}), "name": body.name or source.stem}
-    job, _ = _submit(resources, Idempotency.of(UPLOAD_PATH, key, body), new_id("ds"), request)
+    request = {
+        "source": {"path": str(source)},
+        **body.model_dump(exclude={"path", "webhook"}),
+        "name": body.name or source.stem,
+    }
+    job, _ = _submit(resources, Idempotency.of(UPLOAD_PATH, key, body), new_id("ds"), request, body.webhook)
     return accepted(Job.of(job))
 
 
 def _submit(
-    resources: Resources, idempotency: Idempotency | None, dataset_id: str, request: dict[str, Any]
+    resources: Resources,
+    idempotency: Idempotency | None,
+    dataset_id: str,
+    request: dict[str, Any],
+    webhook: Webhook | None,
 ) -> tuple[records.Job, bool]:
     def create(session: Session) -> records.Job:
         now = resources.database.now(session)
@@ -178,7 +190,7 @@ def _submit(
             idempotency=idempotency.columns if idempotency else None,
         )
 
-    return submit(resources, idempotency, create)
+    return submit(resources, idempotency, create, webhook=webhook)
 
 
 def _inside_import_root(resources: Resources, path: str) -> Path:

@@ -23,6 +23,7 @@ from app.images import Image, images_of_job
 from app.news import Ear
 from app.pages import Page, example_page, newest_first
 from store import jobs, records
+from store.documents import job_document, progress_document
 from store.errors import JobNotFound, Unavailable
 from store.records import JobKind, JobPriority, JobStatus
 from store.resources import Resources, status_notice
@@ -145,38 +146,7 @@ class Job(BaseModel):
     @classmethod
     def of(cls, job: records.Job, images: list[records.Image] | None = None) -> Job:
         """The row as clients see it."""
-        here = f"/v1/jobs/{job.id}"
-        links = {"self": here, "events": f"{here}/events", "cancel": f"{here}/cancel"}
-        if job.dataset_id is not None:
-            links["dataset"] = f"/v1/datasets/{job.dataset_id}"
-        if job.model_id is not None:
-            links["model"] = f"/v1/models/{job.model_id}"
-        if job.kind is JobKind.SAMPLE:
-            links |= {"images": f"/v1/images?job={job.id}", "zip": f"{here}/images.zip", "grid": f"{here}/grid.png"}
-        error = None
-        if job.error_code is not None:
-            error = JobError(code=job.error_code, message=job.error_message or "", retryable=bool(job.error_retryable))
-        return cls(
-            id=job.id,
-            kind=job.kind,
-            priority=job.priority,
-            deadline_at=job.deadline_at,
-            status=job.status,
-            created_at=job.created_at,
-            started_at=job.started_at,
-            finished_at=job.finished_at,
-            progress=progress_of(job),
-            attempts=job.attempts,
-            cancel_requested=job.cancel_requested,
-            error=error,
-            result=job.result,
-            dataset=job.dataset_id,
-            model=job.model_id,
-            request=job.request,
-            request_id=job.request_id,
-            images=[Image.of(image) for image in images] if images is not None else None,
-            links=links,
-        )
+        return cls(**job_document(job), images=[Image.of(image) for image in images] if images is not None else None)
 
     @property
     def has_ended(self) -> bool:
@@ -192,10 +162,7 @@ class JobPage(Page[Job]):
 
 def progress_of(job: records.Job) -> Progress:
     """Return how far a job is."""
-    fraction = 1.0 if job.status is JobStatus.SUCCEEDED else None
-    if fraction is None and job.total:
-        fraction = min(1.0, max(0.0, job.done / job.total))
-    return Progress(done=job.done, total=job.total, unit=job.unit, rate=job.rate, eta_s=job.eta_s, fraction=fraction)
+    return Progress(**progress_document(job))
 
 
 def show(session: Session, job: records.Job) -> Job:

@@ -34,6 +34,7 @@ from app import (
     problems,
     system,
     trainings,
+    webhooks,
 )
 from app.backlog import Backlog
 from app.errors import Problem
@@ -79,6 +80,7 @@ ROUTERS = [
         curves,
         evaluations,
         exports,
+        webhooks,
         system,
         health,
         metrics,

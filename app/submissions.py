@@ -20,7 +20,8 @@ from app import tracing
 from app.backlog import Backlog
 from app.errors import AppError, KeyReused
 from app.jobs import Job
-from store import records
+from app.webhooks import Webhook, url_of
+from store import records, webhooks
 from store.queue import LANE_OF
 from store.resources import Resources, status_notice
 
@@ -70,6 +71,7 @@ class Submission:
         [Session, datetime], records.Job
     ]  # refuses before it writes anything; is given the database's time
     images: int  # that it adds to the line
+    webhook: str | None = None  # URL that is told when the job has ended
     request_id: str | None = field(default_factory=tracing.current)  # of the request that asks for it
 
 
@@ -105,36 +107,42 @@ def _submit_all(
                 with ExitStack() as place:
                     place.enter_context(backlog.place_for(one.images))
                     before = _made_before(session, one.idempotency)
-                    made.append((before, False) if before is not None else (_made(one, session, now), True))
+                    if before is None:
+                        job = one.create(session, now)
+                        made.append((_complete(session, job, one.request_id, one.webhook), True))
+                    else:
+                        made.append((before, False))
                     places.push(place.pop_all())  # kept until the commit, and given back where that fails
             except AppError as refusal:
                 made.append(refusal)
     return made
 
 
-def _made(one: Submission, session: Session, now: datetime) -> records.Job:
-    job = one.create(session, now)
-    job.request_id = one.request_id
-    return job
-
-
 def submit(
-    resources: Resources, idempotency: Idempotency | None, create: Callable[[Session], records.Job]
+    resources: Resources,
+    idempotency: Idempotency | None,
+    create: Callable[[Session], records.Job],
+    *,
+    webhook: Webhook | None = None,
 ) -> tuple[records.Job, bool]:
     """Return the job and whether it is new; the same key with the same request finds the job it made before.
 
     Args:
         create: makes the job and its other rows inside the transaction; raises to refuse.
+        webhook: who is told when it has ended; None: nobody.
 
     Raises:
         KeyReused: the key came with another request before.
+        WebhooksDisabled, TargetRefused: nobody can be told so.
     """
+    url = url_of(resources.settings, webhook)
     try:
-        job, is_new = _submit(resources, idempotency, create)
+        job, is_new = _submit(resources, idempotency, create, url)
     except IntegrityError:
         if idempotency is None:
             raise
-        job, is_new = _submit(resources, idempotency, create)  # another request with the key was faster: find its job
+        # Another request with the key was faster: find its job.
+        job, is_new = _submit(resources, idempotency, create, url)
     if is_new:
         resources.tell(status_notice(job))
         resources.ring(LANE_OF[job.kind])
@@ -142,15 +150,24 @@ def submit(
 
 
 def _submit(
-    resources: Resources, idempotency: Idempotency | None, create: Callable[[Session], records.Job]
+    resources: Resources,
+    idempotency: Idempotency | None,
+    create: Callable[[Session], records.Job],
+    webhook: str | None,
 ) -> tuple[records.Job, bool]:
     with resources.database.transaction() as session:
         before = _made_before(session, idempotency)
         if before is not None:
             return before, False
-        job = create(session)
-        job.request_id = tracing.current()
-        return job, True
+        return _complete(session, create(session), tracing.current(), webhook), True
+
+
+def _complete(session: Session, job: records.Job, request_id: str | None, webhook: str | None) -> records.Job:
+    """What every new job is given besides what makes it."""
+    job.request_id = request_id
+    if webhook is not None:
+        webhooks.request(session, job, webhook, now=job.created_at)
+    return job
 
 
 def _made_before(session: Session, idempotency: Idempotency | None) -> records.Job | None:

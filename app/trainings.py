@@ -16,6 +16,7 @@ from app.errors import DatasetNotReady, InvalidParameter, ModelNotReady
 from app.jobs import Job
 from app.models import find as find_model
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from app.webhooks import AskedWebhook
 from models import catalog
 from models.catalog import Kind, TrainOptions
 from store import jobs, records
@@ -124,6 +125,7 @@ class Training(BaseModel):
         description="At the end, let the model be its best checkpoint by FD-domain, where that is clearly better; "
         "false: the newest.",
     )
+    webhook: AskedWebhook = None
 
     model_config = ConfigDict(
         extra="forbid",
@@ -204,7 +206,7 @@ def create_training(resources: Attached, body: Training, idempotency_key: Idempo
             idempotency=idempotency.columns if idempotency else None,
         )
 
-    job, _ = submit(resources, idempotency, create)
+    job, _ = submit(resources, idempotency, create, webhook=body.webhook)
     return accepted(Job.of(job))
 
 

@@ -9,6 +9,7 @@ StoreError
 ├── StorageFull          no space is left where blobs live
 ├── BlobNotFound         no blob has this key
 ├── JobNotFound          no job has this id
+├── TargetRefused        a webhook may not go there
 ├── InvalidTransition    the job's state does not allow this step
 └── LeaseLost            another worker owns the job by now; nothing of the late work is kept
 """
@@ -48,6 +49,10 @@ class BlobNotFound(StoreError):
 
 class JobNotFound(StoreError):
     """No job has this id."""
+
+
+class TargetRefused(StoreError):
+    """A webhook may not go there."""
 
 
 class InvalidTransition(StoreError):

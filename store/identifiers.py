@@ -6,7 +6,7 @@ from typing import Literal
 
 import uuid_utils
 
-Prefix = Literal["ds", "mdl", "job", "img"]
+Prefix = Literal["ds", "mdl", "job", "img", "whk"]
 
 
 def new_id(prefix: Prefix) -> str:

@@ -91,6 +91,14 @@ class JobPriority(enum.StrEnum):
     BATCH = "batch"
 
 
+class WebhookStatus(enum.StrEnum):
+    """How far a webhook is."""
+
+    PENDING = "pending"  # its job has not ended, or another attempt will come
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
 class DatasetStatus(enum.StrEnum):
     """Whether a data set can be trained on."""
 
@@ -242,6 +250,30 @@ class Job(Record):
     error_code: Mapped[str | None] = mapped_column(String(40))
     error_message: Mapped[str | None] = mapped_column(String(2000))
     error_retryable: Mapped[bool | None]
+
+
+class Webhook(Record):
+    """Somebody who is to be told of a job's end."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (
+        Index(
+            "ix_webhooks_due",
+            "next_at",
+            sqlite_where=text("status = 'pending'"),
+            postgresql_where=text("status = 'pending'"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), unique=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    status: Mapped[WebhookStatus] = mapped_column(_words(WebhookStatus), default=WebhookStatus.PENDING)
+    attempts: Mapped[int] = mapped_column(default=0)  # begun
+    next_at: Mapped[datetime]  # no attempt before this moment
+    error: Mapped[str | None] = mapped_column(String(500))  # why the last attempt came to nothing
+    created_at: Mapped[datetime] = mapped_column(default=_now)
+    ended_at: Mapped[datetime | None]
 
 
 class Image(Record):

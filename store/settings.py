@@ -13,10 +13,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from store.errors import SettingsError
+from store.signatures import key_of
 
 PREFIX = "DARKROOM_"
 DATABASE_URLS = "postgresql+psycopg://user:password@host/name, or nothing for a SQLite file in the data directory"
-SECRET = {"database_url", "redis_url"}  # they hold passwords, and messages are logged
+SECRET = {"database_url", "redis_url", "webhook_secret"}  # they hold passwords, and messages are logged
 GIB = 2**30
 
 
@@ -75,6 +76,20 @@ class Settings(BaseSettings):
         "more are answered with 429 and `Retry-After`.",
     )
     max_wait_s: float = Field(60.0, ge=0, description="Longest time that `Prefer: wait=n` is honoured, in seconds.")
+
+    # Webhooks
+    webhook_secret: str = Field(
+        "",
+        repr=False,
+        description="What webhooks are signed with: `whsec_` and the base64 of 24 to 64 random bytes. Empty: none are sent.",
+    )
+    webhook_allowed: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="Hosts, addresses, networks (`10.0.0.0/8`) that webhooks may reach beside public ones (comma-separated).",
+    )
+    webhook_ports: Annotated[list[int], NoDecode] = Field(
+        [80, 443], description="Ports that webhooks may go to (comma-separated)."
+    )
 
     # Jobs
     lease_s: float = Field(
@@ -141,7 +156,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
 
-    @field_validator("allowed_hosts", "devices", mode="before")
+    @field_validator("allowed_hosts", "devices", "webhook_allowed", "webhook_ports", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -180,6 +195,13 @@ class Settings(BaseSettings):
     def _known_redis(cls, value: str) -> str:
         if not value.startswith(("redis://", "rediss://")):
             raise ValueError("this is no URL of a Redis; write redis://:password@host:6379/0")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _known_secret(cls, value: str) -> str:
+        if value:
+            key_of(value)
         return value
 
     @field_validator("blobs_dir", "import_root", "inception_file", "tensorboard_dir", mode="before")

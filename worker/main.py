@@ -19,6 +19,7 @@ from worker.reconcile import Reconciler
 from worker.running import Station
 from worker.statistics import Reporter, WorkerStatistics
 from worker.tasks import register
+from worker.webhooks import Messenger
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def work(station: Station, lane: Lane) -> None:
     gc.freeze()  # what the start has made is never garbage: no collection need walk through PyTorch again
 
     reconciler = Reconciler(station.resources) if lane is Lane.IO else None
+    messenger = Messenger(station.resources) if lane is Lane.IO and settings.webhook_secret else None
 
     def keep_logging(**_: object) -> None:
         """Celery leaves logging alone when someone listens here."""
@@ -81,6 +83,8 @@ def work(station: Station, lane: Lane) -> None:
         station.resources.ring(lane)  # whatever was queued while nobody listened
         if reconciler is not None:
             reconciler.start()
+        if messenger is not None:
+            messenger.start()
 
     # Weak references would let go of these functions at once.
     signals.setup_logging.connect(keep_logging, weak=False)
@@ -99,6 +103,8 @@ def work(station: Station, lane: Lane) -> None:
     ).start()
     if reconciler is not None:
         reconciler.stop()
+    if messenger is not None:
+        messenger.stop()
 
 
 def _limit_threads(settings: Settings) -> None:

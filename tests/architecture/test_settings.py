@@ -14,7 +14,7 @@ ROW = re.compile(r"^\| `(?P<variable>DARKROOM_\w+)` \| (?P<default>.*?) \| (?P<d
 
 
 def _as_written(value: object) -> str:
-    if value is None or value == "":
+    if value in (None, "", []):
         return "(empty)"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

@@ -127,3 +127,11 @@ def test_a_redis_of_another_protocol_is_refused_without_telling_the_password() -
 def test_settings_can_t_be_changed_once_read() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().port = 1  # type: ignore[misc]  # which the type checker says as well
+
+
+def test_a_wrong_secret_of_webhooks_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_WEBHOOK_SECRET", "hunter2")
+    with pytest.raises(SettingsError, match="DARKROOM_WEBHOOK_SECRET") as refused:
+        load_settings()
+    assert "openssl rand" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
