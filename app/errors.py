@@ -233,6 +233,8 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     ),
     store.StorageFull: Answer(507, "storage_full", "free some space where Darkroom keeps its data, then try again"),
     store.BlobNotFound: Answer(404, "blob_not_found", "it was deleted meanwhile"),
+    store.BackupError: Answer(500, "backup_error"),
+    store.BackupDamaged: Answer(500, "backup_damaged"),
     store.JobNotFound: Answer(404, "job_not_found", "GET /v1/jobs lists the jobs that there are", parameter="job_id"),
     store.TargetRefused: Answer(
         422,

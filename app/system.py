@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
@@ -123,6 +121,8 @@ class System(BaseModel):
     images_per_s: float = Field(description="Images a second of all samplers, over about ten seconds.")
     cache_bytes: int = Field(description="Bytes of the generators that all samplers have loaded.")
     free_bytes: int = Field(description="Bytes left where blobs live.")
+    disk_bytes: int = Field(description="Bytes of that disk.")
+    low_on_disk: bool = Field(description="Whether less is left than DARKROOM_MIN_FREE_BYTES.")
     workers: list[Worker] = Field(description="Every worker that has reported within the last half minute, by name.")
 
     model_config = ConfigDict(
@@ -137,6 +137,8 @@ class System(BaseModel):
                     "images_per_s": 310.5,
                     "cache_bytes": 14200000,
                     "free_bytes": 812000000000,
+                    "disk_bytes": 1000000000000,
+                    "low_on_disk": False,
                     "workers": [WORKER_EXAMPLE],
                 }
             ]
@@ -177,7 +179,7 @@ class Survey:
         except RedisUnavailable:
             if not partly:
                 raise
-        return cls(waiting, images, reports, _free_bytes(resources.settings.resolved_blobs_dir))
+        return cls(waiting, images, reports, resources.settings.free_bytes())
 
 
 @router.get("", summary="Show the system", operation_id="get_system")
@@ -197,6 +199,8 @@ def get_system(resources: Attached) -> System:
         images_per_s=sum(report.images_per_s for report in reports),
         cache_bytes=sum(report.cache_bytes for report in reports),
         free_bytes=found.free_bytes,
+        disk_bytes=resources.settings.disk_bytes(),
+        low_on_disk=found.free_bytes < resources.settings.min_free_bytes,
         workers=[Worker.of(report) for report in reports],
     )
 
@@ -209,9 +213,3 @@ def _bins(histogram: Histogram) -> Bins:
         count=count,
         mean=histogram.total / count if count else None,
     )
-
-
-def _free_bytes(directory: Path) -> int:
-    while not directory.exists():  # before the first blob
-        directory = directory.parent
-    return shutil.disk_usage(directory).free

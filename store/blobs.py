@@ -12,8 +12,9 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -26,6 +27,15 @@ ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 RACES = 100  # lost in a row against deletes before a write gives up
 FEW = 2  # so many files are flushed one by one; syncfs(2) may have others' writes to flush as well
 ABANDONED_S = 24 * 3600  # nothing is written to an unfinished file for this long unless its writer is dead
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A blob as a listing shows it."""
+
+    key: str
+    size_bytes: int
+    written_at: float  # Unix time, seconds, by the storage's clock
 
 
 class Blobs(Protocol):
@@ -68,6 +78,12 @@ class Blobs(Protocol):
     def keys(self, prefix: str) -> list[str]:
         """Every key at or below the folder `prefix`, sorted."""
 
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """Every blob at or below the folder `prefix`, or of all, in no certain order.
+
+        Listed while others write and delete: what comes or goes meanwhile may be in it or not.
+        """
+
     def delete(self, prefix: str) -> None:
         """Deletes the blob at `prefix` and every blob below it, all in one moment; none is no error."""
 
@@ -82,8 +98,16 @@ class Blobs(Protocol):
             The file, or the directory with the same layout as the keys. Raises BlobNotFound.
         """
 
-    def sweep(self) -> None:
-        """Removes what killed writers left unfinished; harmless at any time."""
+    def sweep(self, abandoned_s: float = ABANDONED_S, *, dry: bool = False) -> list[Entry]:
+        """Removes what killed writers left unfinished; harmless at any time.
+
+        Args:
+            abandoned_s: how long nothing was written to it, in seconds.
+            dry: only look.
+
+        Returns:
+            What was removed, or would be, under names that are no keys.
+        """
 
     def ping(self) -> None:
         """Returns when the storage can be written to."""
@@ -183,6 +207,16 @@ class LocalBlobs:
                 found.extend(Path(folder, name) for name in names)
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        place = self._path(prefix) if prefix else self.root
+        with _converted(prefix or "the blob directory"):
+            if place.is_file():
+                yield from self._entry(place)
+            for folder, folders, names in os.walk(place, onerror=_unless_absent):
+                folders[:] = [name for name in folders if name != SCRATCH]
+                for name in names:
+                    yield from self._entry(Path(folder, name))
+
     def delete(self, prefix: str) -> None:
         place, doomed = self._path(prefix), self._incoming()
         with _converted(prefix):
@@ -192,6 +226,7 @@ class LocalBlobs:
             except ABSENT:
                 return
             _remove(doomed)
+            self._drop_empty(place.parent)
 
     def fetch(self, prefix: str, cache: Path) -> Path:
         place = self._path(prefix)
@@ -207,20 +242,36 @@ class LocalBlobs:
                 f"{self.root} can't be written to; check its owner and whether it is mounted read-only"
             )
 
-    def sweep(self, abandoned_s: float = ABANDONED_S) -> None:
-        """Deletes the unfinished files of writers that were killed.
-
-        Args:
-            abandoned_s: how long nothing was written to them, in seconds.
-        """
+    def sweep(self, abandoned_s: float = ABANDONED_S, *, dry: bool = False) -> list[Entry]:
+        swept = []
         with _converted("unfinished files"):
             incoming = self.root / SCRATCH
             for place in list(incoming.iterdir()) if incoming.is_dir() else []:
                 try:
-                    if time.time() - place.stat().st_mtime > abandoned_s:
+                    written_at = place.stat().st_mtime
+                    if time.time() - written_at <= abandoned_s:
+                        continue
+                    swept.append(Entry(f"{SCRATCH}/{place.name}", _size_bytes(place), written_at))
+                    if not dry:
                         _remove(place)
                 except FileNotFoundError:
                     continue  # finished, or swept by someone else
+        return swept
+
+    def _entry(self, path: Path) -> Iterator[Entry]:
+        """The file as an entry; nothing where it is gone by now, or no blob of ours."""
+        key = path.relative_to(self.root).as_posix()
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            if KEY.fullmatch(key):
+                yield Entry(key, status.st_size, status.st_mtime)
+
+    def _drop_empty(self, folder: Path) -> None:
+        """Removes folders without blobs; a writer that is about to use one makes it again."""
+        with contextlib.suppress(OSError):  # not empty, or gone
+            while folder != self.root:
+                folder.rmdir()
+                folder = folder.parent
 
     def _path(self, key: str) -> Path:
         return self.root / _checked(key)
@@ -248,11 +299,14 @@ class LocalBlobs:
 class MemoryBlobs:
     """The twin of LocalBlobs for tests: nothing outlives the object."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._blobs: dict[str, bytes] = {}
+        self._written_at: dict[str, float] = {}
+        self._clock = clock
 
     def put(self, key: str, data: bytes) -> None:
-        self._blobs[_checked(key)] = bytes(data)
+        self._written_at[_checked(key)] = self._clock()  # first: whoever lists the blob looks for its time
+        self._blobs[key] = bytes(data)
 
     def put_many(self, blobs: Mapping[str, bytes]) -> None:
         for key, data in blobs.items():
@@ -289,6 +343,12 @@ class MemoryBlobs:
         # list() takes one step: other threads may write meanwhile.
         return sorted(key for key in list(self._blobs) if key == prefix or key.startswith(folder))
 
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        for key in self.keys(prefix) if prefix else list(self._blobs):
+            data = self._blobs.get(key)
+            if data is not None:
+                yield Entry(key, len(data), self._written_at[key])
+
     def delete(self, prefix: str) -> None:
         for key in self.keys(prefix):
             self._blobs.pop(key, None)
@@ -303,8 +363,9 @@ class MemoryBlobs:
             path.write_bytes(self._blobs[key])
         return cache / prefix
 
-    def sweep(self) -> None:
+    def sweep(self, abandoned_s: float = ABANDONED_S, *, dry: bool = False) -> list[Entry]:
         """A killed writer leaves nothing in memory."""
+        return []
 
     def ping(self) -> None:
         """Memory always answers."""
@@ -362,6 +423,12 @@ def _remove(place: Path) -> None:
         except OSError as error:
             if error.errno not in {errno.ENOENT, errno.ENOTEMPTY}:
                 raise
+
+
+def _size_bytes(place: Path) -> int:
+    if not place.is_dir():
+        return place.stat().st_size
+    return sum(path.lstat().st_size for path in place.rglob("*") if path.is_file())
 
 
 def _unless_absent(error: OSError) -> None:

@@ -99,13 +99,16 @@ class Database:
         with self.snapshot() as session:
             session.execute(text("SELECT 1"))
             current = MigrationContext.configure(session.connection()).get_current_revision()
-        if current != _head():
+        if current != head():
             raise DatabaseUnavailable(
-                f"the database's schema is at {current or 'nothing'}, this release needs {_head()}; run `darkroom migrate`"
+                f"the database's schema is at {current or 'nothing'}, this release needs {head()}; run `darkroom migrate`"
             )
 
-    def migrate(self) -> None:
-        """Brings the schema to this release; several processes may call it at once.
+    def migrate(self, revision: str = "head") -> None:
+        """Brings the schema to this release, or to that of an earlier one; several processes may call it at once.
+
+        Args:
+            revision: what to bring it to, from where it is or from nothing.
 
         Raises:
             DatabaseUnavailable: the database does not answer.
@@ -115,13 +118,24 @@ class Database:
         with _converted(), self._engine.connect().execution_options(darkroom_writes=True) as connection:
             if self.is_sqlite:
                 with _foreign_keys_off(connection):
-                    command.upgrade(alembic_config(connection), "head")
+                    command.upgrade(alembic_config(connection), revision)
                     connection.commit()
             else:
                 connection.execute(text("SET LOCAL lock_timeout = 0"))  # another's migration may take its time
                 connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-                command.upgrade(alembic_config(connection), "head")
+                command.upgrade(alembic_config(connection), revision)
                 connection.commit()
+
+    def peers(self) -> int:
+        """Return how many other connections Darkroom has to a PostgreSQL; SQLite can't tell, so 0."""
+        if self.is_sqlite:
+            return 0
+        others = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'darkroom' AND pid <> pg_backend_pid()"
+        )
+        with self.snapshot() as session:
+            return int(session.execute(text(others)).scalar_one())
 
     def close(self) -> None:
         """Closes every pooled connection."""
@@ -136,8 +150,16 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
-def _head() -> str | None:
-    return ScriptDirectory.from_config(alembic_config()).get_current_head()
+def head() -> str:
+    """Return the schema's revision in this release."""
+    revision = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def is_known(revision: str) -> bool:
+    """Return whether a revision of the schema is this release's or an earlier one's."""
+    return revision in {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
 
 
 def _sqlite_engine(url: URL) -> Engine:

@@ -8,6 +8,8 @@ StoreError
 │   └── BlobsUnavailable
 ├── StorageFull          no space is left where blobs live
 ├── BlobNotFound         no blob has this key
+├── BackupError          a backup can't be made or restored here; says what stands in the way
+│   └── BackupDamaged        a file of the backup is missing or not what was written
 ├── JobNotFound          no job has this id
 ├── TargetRefused        a webhook may not go there
 ├── InvalidTransition    the job's state does not allow this step
@@ -45,6 +47,14 @@ class StorageFull(StoreError):
 
 class BlobNotFound(StoreError):
     """No blob has this key."""
+
+
+class BackupError(StoreError):
+    """A backup can't be made or restored here."""
+
+
+class BackupDamaged(BackupError):
+    """A file of the backup is missing, or not what was written."""
 
 
 class JobNotFound(StoreError):

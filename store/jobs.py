@@ -355,6 +355,22 @@ def recover(session: Session, *, now: datetime, max_attempts: int, owner: str | 
     return jobs
 
 
+def put_back(session: Session, *, now: datetime) -> list[Job]:
+    """Take every running job from its worker, which is none of this database's: it was restored. It costs no attempt.
+
+    Returns:
+        The jobs that changed: back in the line, or ended where their cancellation was asked for.
+    """
+    running = list(session.scalars(select(Job).where(Job.status == RUNNING).order_by(Job.id)))
+    for job in running:
+        if job.cancel_requested:
+            _end(session, job, "stop", now)
+        else:
+            job.attempts -= 1
+            _put_back(job)
+    return running
+
+
 def lanes_waiting(session: Session) -> set[Lane]:
     """The lanes in which jobs are queued: their bells should ring."""
     return {LANE_OF[kind] for kind in session.scalars(select(Job.kind).where(Job.status == QUEUED).distinct())}

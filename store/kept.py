@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from store.records import Model, TrainingCheckpoint, TrainingPreview
+from store.records import Job, JobStatus, Model, TrainingCheckpoint, TrainingPreview
 
 LEADING = "fd_domain"  # the score by which checkpoints are compared; lower is better
 CLEARLY = 0.9  # of the last score, below which an earlier checkpoint is more than luckily better
@@ -58,6 +58,26 @@ def add_checkpoint(
         if row.images_seen not in kept:
             session.delete(row)
     return [row for row in rows if row.images_seen in kept]
+
+
+def forget_old(session: Session, model: Model, *, before: datetime) -> list[str]:
+    """Forget the checkpoints of an ended training that are old, but for the newest, the best, the current one and those that
+    unfinished jobs need.
+
+    Args:
+        model: whose they are; locked.
+        before: those kept before this moment are old.
+
+    Returns:
+        prefixes of their files.
+    """
+    rows = read_checkpoints(session, model.id)
+    pins = select(Job.checkpoint).where(Job.status.in_((JobStatus.QUEUED, JobStatus.RUNNING)))
+    dear = {model.checkpoint, *session.scalars(pins.where(Job.checkpoint.in_([row.blob for row in rows])))}
+    old = [row for row in rows[:-1] if row.created_at < before and row is not best(rows) and row.blob not in dear]
+    for row in old:
+        session.delete(row)
+    return [row.blob for row in old]
 
 
 def score_checkpoint(session: Session, model_id: str, images_seen: int, scores: Mapping[str, float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,6 +102,37 @@ class Settings(BaseSettings):
     )
     max_attempts: int = Field(
         3, ge=1, description="Times that a job may lose its worker without progress between before it fails."
+    )
+
+    # How long things stay
+    keep_images_days: float = Field(
+        0.0,
+        ge=0,
+        description="Days after which generated images are deleted, unless their job is unfinished. 0: never.",
+    )
+    keep_jobs_days: float = Field(
+        0.0,
+        ge=0,
+        description="Days after their end that jobs are deleted, once their images are gone; what belongs to a model stays as "
+        "long as the model. 0: never.",
+    )
+    keep_checkpoints_days: float = Field(
+        0.0,
+        ge=0,
+        description="Days after which checkpoints of ended trainings are deleted; the newest, the best, the one that the model "
+        "samples from, and those that unfinished jobs need stay. 0: never.",
+    )
+    keep_exports_days: float = Field(
+        0.0, ge=0, description="Days after which exported files and their jobs are deleted; export again. 0: never."
+    )
+    keep_failed_days: float = Field(
+        30.0,
+        ge=0,
+        description="Days after which data sets whose import failed, and models whose training failed before its first "
+        "checkpoint, are deleted: nothing is in them. 0: never.",
+    )
+    min_free_bytes: int = Field(
+        GIB, ge=0, description="Warn in `darkroom status`, `/v1/system` and the log when less disk is left for blobs."
     )
 
     # Workers
@@ -247,6 +279,20 @@ class Settings(BaseSettings):
     def scratch_dir(self) -> Path:
         """Where workers keep files of running jobs; may be emptied while nothing runs."""
         return self.data_dir / "scratch"
+
+    def free_bytes(self) -> int:
+        """How much disk is left where blobs live."""
+        return shutil.disk_usage(_existing(self.resolved_blobs_dir)).free
+
+    def disk_bytes(self) -> int:
+        """How large that disk is."""
+        return shutil.disk_usage(_existing(self.resolved_blobs_dir)).total
+
+
+def _existing(directory: Path) -> Path:
+    while not directory.exists():  # before the first blob
+        directory = directory.parent
+    return directory
 
 
 def _is_loopback(host: str) -> bool:

@@ -114,10 +114,13 @@ def _pack(directory: Path, archive: Path) -> None:
 def _clear_away(run: Run) -> None:
     """Deletes what no export job serves any more; the one that this job replaces stays: somebody may be fetching it."""
     resources, model_id = run.resources, run.claim.model_id or ""
+    keys = resources.blobs.keys(
+        export_folder(model_id)
+    )  # before the rows: what another job writes after them is not judged
     with resources.database.snapshot() as session:
         served = {export_key(model_id, job.id, job.fence) for job in newest_exports(session, model_id).values()}
         unfinished = unfinished_exports(session, model_id)
-    for key in resources.blobs.keys(export_folder(model_id)):
+    for key in keys:
         job_id = key.rpartition("/")[2].rpartition("-")[0]
         if key not in served and job_id not in unfinished:
             resources.blobs.delete(key)

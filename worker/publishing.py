@@ -129,18 +129,24 @@ class Publisher:
                 if pin.kind is JobKind.TRAIN:  # it begins with all networks, not with the generator alone
                     whole.add(pin.checkpoint)
         self._published = directory
-        self._drop(left, whole=whole)
+        self.drop_all_but(left, whole=whole)
 
-    def _drop(self, prefixes: set[str], *, whole: Container[str | None]) -> None:
+    def drop_all_but(self, prefixes: set[str], *, whole: Container[str | None]) -> None:
         """Delete all checkpoints but these, and of these all but the generator; those in `whole` stay as they are."""
         blobs, folder = self._run.resources.blobs, f"models/{self._run.claim.model_id}"
         keys, beside = blobs.keys(folder), {f"{folder}/{part}" for part in ("previews", "exports", "strips")}
         for prefix in {key.rpartition("/")[0] for key in keys} - prefixes - beside:
-            blobs.delete(prefix)
+            if self._may_delete(prefix):
+                blobs.delete(prefix)
         for prefix in prefixes:
             for name in (RECORD, STATE):
                 if prefix not in whole and f"{prefix}/{name}" in keys:
                     blobs.delete(f"{prefix}/{name}")
+
+    def _may_delete(self, place: str) -> bool:
+        """Whether what ends with a claim's fence is of this claim or one before: a later one's is not ours to touch, should the
+        lease have been lost between the commit and here."""
+        return int(place.rpartition("-")[2].partition(".")[0]) <= self._run.claim.fence
 
     def _publish_preview(self, path: Path, images_seen: int) -> None:
         run, claim = self._run, self._run.claim
@@ -157,7 +163,8 @@ class Publisher:
             )
             left = {row.blob for row in rows}
         for old in set(blobs.keys(folder)) - left - {before}:  # the one before stays: somebody may be fetching it
-            blobs.delete(old)
+            if self._may_delete(old):
+                blobs.delete(old)
         url = f"/v1/trainings/{claim.job_id}/previews/{images_seen}"
         run.resources.tell(
             Notice(claim.job_id, "preview", {"model": claim.model_id, "images_seen": images_seen, "url": url})

@@ -1,16 +1,21 @@
 """The reconciler: takes jobs from workers that are gone, ends those that are too late, rings for what is queued and forgotten,
-sweeps up after writers."""
+sweeps up after writers, lets go what is older than the settings keep it, warns of a disk that fills up."""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 
 from store import jobs
 from store.errors import StoreError
 from store.resources import Resources, status_notice
+from store.retention import BATCH, retire
 
 log = logging.getLogger(__name__)
+
+TIDY_EVERY_S = 60.0
 
 
 def reconcile(resources: Resources, *, owner: str | None = None) -> None:
@@ -33,12 +38,33 @@ def reconcile(resources: Resources, *, owner: str | None = None) -> None:
     resources.ring(*sorted(lanes))
 
 
+def tidy(resources: Resources) -> bool:
+    """Deletes what is older than the settings keep it, a batch of each sort, and warns where little disk is left.
+
+    Returns:
+        Whether there may be more to delete.
+    """
+    gone = retire(resources.database, resources.blobs, resources.settings)
+    if gone:
+        log.info("deleted because of their age: %s", ", ".join(f"{count} {name}" for name, count in gone.items()))
+    free_bytes, least_bytes = resources.settings.free_bytes(), resources.settings.min_free_bytes
+    if free_bytes < least_bytes:
+        log.warning(
+            "only %d MiB are left in %s, less than DARKROOM_MIN_FREE_BYTES; free some space: `darkroom gc`, or "
+            "the DARKROOM_KEEP_…_DAYS settings",
+            free_bytes // 2**20,
+            resources.settings.resolved_blobs_dir,
+        )
+    return any(count >= BATCH for count in gone.values())
+
+
 class Reconciler:
     """Reconciles at intervals, on a thread of its own. Several at once do no harm."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._ended = threading.Event()
+        self._tidied_at = -math.inf  # monotonic seconds
         self._thread = threading.Thread(target=self._go_on, name="reconciler", daemon=True)
 
     def start(self) -> None:
@@ -55,6 +81,8 @@ class Reconciler:
             try:
                 reconcile(self._resources)
                 self._resources.blobs.sweep()
+                if time.monotonic() - self._tidied_at >= TIDY_EVERY_S:
+                    self._tidied_at = -math.inf if tidy(self._resources) else time.monotonic()
             except StoreError as error:
                 log.warning("this round of reconciling was missed: %s", error)
             if self._ended.wait(self._resources.settings.reconcile_s):

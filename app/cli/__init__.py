@@ -18,6 +18,7 @@ from app.cli import (
     export,
     generate,
     jobs,
+    keeping,
     models,
     output,
     service,
@@ -45,6 +46,9 @@ commands.command("demo", rich_help_panel=RUN)(demo.demo)
 commands.command(rich_help_panel=RUN)(service.api)
 commands.command(rich_help_panel=RUN)(service.worker)
 commands.command(rich_help_panel=RUN)(service.migrate)
+commands.command(rich_help_panel=RUN)(keeping.backup)
+commands.command(rich_help_panel=RUN)(keeping.restore)
+commands.command(rich_help_panel=RUN)(keeping.gc)
 commands.command(hidden=True)(up.announce)
 commands.command("demo-steps", hidden=True)(demo.steps)
 commands.add_typer(datasets.commands, name="dataset", rich_help_panel=USE)

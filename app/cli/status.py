@@ -31,7 +31,7 @@ def status(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
             ("images waiting", f"{found['images_waiting']:,} of at most {found['max_queued_images']:,}"),
             ("images/s", output.amount(found["images_per_s"])),
             ("generators", f"{output.size(found['cache_bytes'])} loaded"),
-            ("disk", f"{output.size(found['free_bytes'])} free"),
+            ("disk", _disk(found)),
         ]
     )
     output.print_table(
@@ -51,6 +51,12 @@ def status(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
         ),
         empty="No worker has reported within the last half minute.",
     )
+
+
+def _disk(found: JsonObject) -> str:
+    left = f"{output.size(found['free_bytes'])} free of {output.size(found['disk_bytes'])}"
+    warning = "; [bold red]that is little[/], free some: darkroom gc, or DARKROOM_KEEP_…_DAYS"
+    return left + (warning if found["low_on_disk"] else "")
 
 
 def _age_s(moment: str) -> float:

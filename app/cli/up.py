@@ -72,7 +72,7 @@ def serve(port: int | None, data_dir: Path | None, verbose: bool, with_demo: Seq
 
     said = {"port": port, "data_dir": data_dir}
     settings = load_settings(**{name: value for name, value in said.items() if value is not None})
-    with _only_one(settings.data_dir) as lock:
+    with only_one(settings.data_dir) as lock:
         api_port = settings.port or local_redis.free_port(settings.host.strip("[]"))
         _check_free(settings.host.strip("[]"), api_port)
         service = Service(f"http://{settings.host}:{api_port}", settings.data_dir)
@@ -180,7 +180,7 @@ def _end_of(log: Path, lines: int = 15) -> str:
 
 
 @contextmanager
-def _only_one(data_dir: Path) -> Iterator[Path]:
+def only_one(data_dir: Path) -> Iterator[Path]:
     """Holds the data directory for this process; the kernel lets go of it however the process ends."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)

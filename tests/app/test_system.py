@@ -9,6 +9,7 @@ import pytest
 from store.errors import RedisUnavailable
 from store.records import JobKind
 from store.reports import WorkerReport
+from store.settings import Settings
 from tests.app.conftest import Service, assert_problem
 from tests.app.reporting import sampler
 
@@ -19,6 +20,13 @@ def test_an_idle_system_without_workers(service: Service) -> None:
     assert (system["workers"], system["devices"], system["images_per_s"], system["images_waiting"]) == ([], [], 0, 0)
     free = shutil.disk_usage(service.resources.settings.data_dir).free
     assert system["free_bytes"] == pytest.approx(free, rel=0.2)
+    assert system["disk_bytes"] == shutil.disk_usage(service.resources.settings.data_dir).total
+    assert system["low_on_disk"] is False
+
+
+def test_little_disk_left_is_said(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Settings, "free_bytes", lambda _: 2**30 - 1)
+    assert service.http.get("/v1/system").json()["low_on_disk"] is True
 
 
 def test_what_waits_and_what_every_worker_counts(service: Service) -> None:

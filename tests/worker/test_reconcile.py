@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import logging
 import threading
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from store.queue import Lane, MemoryQueue
-from store.records import Job, JobKind, JobStatus
+from store.records import Dataset, DatasetStatus, Job, JobKind, JobStatus
 from store.resources import Resources
+from store.settings import Settings
 from tests.worker.conftest import Desk
-from worker.reconcile import Reconciler, reconcile
+from worker.reconcile import Reconciler, reconcile, tidy
 
 
 def test_a_job_with_an_expired_lease_goes_back_into_the_line_and_its_bell_rings(desk: Desk) -> None:
@@ -74,3 +78,21 @@ def test_forgotten_bells_are_rung_by_the_thread(desk: Desk, resources: Resources
     assert queue.heard.wait(10)
     reconciler.stop()
     assert queue.waiting(Lane.IO) == 1
+
+
+def test_what_is_older_than_the_settings_keep_it_goes_and_little_disk_is_warned_of(
+    desk: Desk, resources: Resources, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with resources.database.transaction() as session:
+        session.add(
+            Dataset(id="ds_1", name="d", status=DatasetStatus.FAILED, created_at=datetime(2026, 1, 1, tzinfo=UTC))
+        )
+    monkeypatch.setattr(Settings, "free_bytes", lambda _: 5 * 2**20)
+    caplog.set_level(logging.INFO)
+
+    assert not tidy(resources)
+
+    with resources.database.snapshot() as session:
+        assert session.get(Dataset, "ds_1") is None
+    assert "1 failed data sets" in caplog.text
+    assert "only 5 MiB are left" in caplog.text

@@ -365,6 +365,16 @@ def test_a_worker_that_lost_its_lease_does_not_move_the_model(station: Station, 
     assert model_of(desk).checkpoint is None
 
 
+def test_a_worker_that_lost_its_lease_deletes_nothing_of_its_successor(station: Station, desk: Desk) -> None:
+    """Paused between the commit of a checkpoint and the clearing away of older ones."""
+    desk.train_job()
+    claim = desk.claim(JobKind.TRAIN)
+    older, newer, successors = (f"models/mdl_new/{place}/generator.json" for place in ("016-1", "032-1", "048-2"))
+    desk.resources.blobs.put_many(dict.fromkeys((older, newer, successors), b"{}"))
+    publishing.Publisher(Run(station, claim)).drop_all_but({"models/mdl_new/032-1"}, whole=())
+    assert desk.resources.blobs.keys("models/mdl_new") == [newer, successors]
+
+
 def test_a_deleted_data_set_fails_the_training_with_a_reason(station: Station, desk: Desk) -> None:
     job_id = desk.train_job()
     run_queued(station, Lane.TRAIN, train_model)

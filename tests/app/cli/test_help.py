@@ -26,6 +26,7 @@ COMMANDS = {path: command for path, command in every_command() if not command.hi
 
 def test_the_commands_that_users_were_promised_are_there() -> None:
     promised = ["up", "api", "worker", "migrate", "status", "demo", "train", "generate", "evaluate", "export", "kinds"]
+    promised += ["backup", "restore", "gc"]
     promised += [f"dataset {name}" for name in ("import", "list", "show", "delete")]
     promised += [f"jobs {name}" for name in ("list", "show", "watch", "cancel")]
     promised += [f"trainings {name}" for name in ("list", "show", "metrics", "previews", "checkpoints", "promote")]

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from app.cli import main
+from store.settings import Settings
 from tests.app.conftest import Service
 from tests.app.reporting import sampler
 
@@ -32,3 +33,16 @@ def test_status_shows_what_waits_and_every_worker(
     assert "sample-cuda0-aa@x" in text
     assert "9.1/50.0/-/-/-" in text
     assert found["images_waiting"] == 3
+    assert "that is little" not in text
+
+
+def test_status_warns_of_a_disk_that_is_nearly_full(
+    service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DARKROOM_URL", service.url)
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(Settings, "free_bytes", lambda _: 2**20)
+    with pytest.raises(SystemExit):
+        main(["status"])
+    assert "1.0 MiB free" in (text := capsys.readouterr().out)
+    assert "that is little" in text
