@@ -8,9 +8,10 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from app.errors import InvalidParameter
+from app.values import Integer, Number
 from models.catalog import MAX_SEED
 
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 Label = StrictInt | str
 WAYS = ("seeds", "interpolate", "variations", "mix")
 
@@ -20,7 +21,7 @@ class Interpolation(BaseModel):
 
     start: Seed = Field(alias="from", description="Seed of the first picture.")
     to: Seed = Field(description="Seed of the last picture.")
-    frames: int = Field(ge=2, description="How many pictures, with both ends.")
+    frames: Integer = Field(ge=2, description="How many pictures, with both ends.")
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"from": 7, "to": 8, "frames": 16}]})
 
@@ -29,7 +30,7 @@ class Variations(BaseModel):
     """Pictures near one seed's."""
 
     of: Seed = Field(description="Whose picture to vary.")
-    strength: float = Field(
+    strength: Number = Field(
         ge=0, le=1, allow_inf_nan=False, description="0 is that picture, 1 has nothing of it; 0.3 keeps what matters."
     )
 
@@ -40,7 +41,7 @@ class Mix(BaseModel):
     """One picture between two seeds'."""
 
     seeds: tuple[Seed, Seed] = Field(description="Of the two.")
-    weight: float = Field(ge=0, le=1, allow_inf_nan=False, description="Of the second: 0 is the first, 1 the second.")
+    weight: Number = Field(ge=0, le=1, allow_inf_nan=False, description="Of the second: 0 is the first, 1 the second.")
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"seeds": [7, 8], "weight": 0.5}]})
 

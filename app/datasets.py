@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from app.dependencies import After, Attached, DatasetId, Limit
+from app.dependencies import AfterDataset, Attached, DatasetId, Limit
 from app.errors import InUse, NotFound
 from app.pages import Page, example_page, newest_first
+from app.refusals import refusals
 from store import records
 from store.errors import BlobNotFound, Unavailable
 from store.records import DatasetStatus, JobStatus
@@ -113,7 +114,7 @@ class DatasetPage(Page[Dataset]):
 
 
 @router.get("", summary="List data sets", operation_id="list_datasets")
-def list_datasets(resources: Attached, after: After = None, limit: Limit = 20) -> DatasetPage:
+def list_datasets(resources: Attached, after: AfterDataset = None, limit: Limit = 20) -> DatasetPage:
     """Data sets, newest first."""
     with resources.database.snapshot() as session:
         rows, more = newest_first(session, select(records.Dataset), records.Dataset.id, "ds", after=after, limit=limit)
@@ -135,7 +136,13 @@ def get_dataset(
     return Dataset.of(dataset, refused)
 
 
-@router.delete("/{dataset_id}", summary="Delete a data set", operation_id="delete_dataset", status_code=204)
+@router.delete(
+    "/{dataset_id}",
+    summary="Delete a data set",
+    operation_id="delete_dataset",
+    status_code=204,
+    responses=refusals(InUse),
+)
 def delete_dataset(resources: Attached, dataset_id: DatasetId) -> None:
     """Deletes its pictures for good; models that learned from it stay. Refused while a job needs it."""
     with resources.database.transaction() as session:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Header, Path, Query, Request
 
 from app.errors import InvalidParameter
 from app.news import News
+from store.identifiers import Prefix
 from store.resources import Resources
 
 LONGEST_KEY = 150  # characters; the column also holds the route
+KEY = rf"[\x21-\x7e]{{1,{LONGEST_KEY}}}"
 MAX_PAGE = 100
 NO_NULL = r"^[^\x00]*$"  # PostgreSQL keeps every character but this one
 
@@ -40,10 +42,11 @@ async def _idempotency_key(
             description="Any unique text of at most 150 characters. The same key with the same request gives the same "
             "job again, so a request may be repeated after a lost connection.",
             examples=["2f1b7c1e-import-cats"],
+            json_schema_extra={"pattern": f"^{KEY}$"},
         ),
     ] = None,
 ) -> str | None:
-    if idempotency_key is not None and not re.fullmatch(rf"[\x21-\x7e]{{1,{LONGEST_KEY}}}", idempotency_key):
+    if idempotency_key is not None and not re.fullmatch(KEY, idempotency_key):
         raise InvalidParameter(
             f"Idempotency-Key has {len(idempotency_key)} characters or unusual ones",
             parameter="Idempotency-Key",
@@ -53,16 +56,19 @@ async def _idempotency_key(
 
 
 async def _wait_s(
+    request: Request,
     prefer: Annotated[
-        list[str] | None,
+        str | None,
         Header(
             description="`wait=n`: answer when the job has ended, or after n seconds at most (RFC 7240).",
             examples=["wait=30"],
         ),
     ] = None,
 ) -> float | None:
+    if prefer is None:
+        return None
     # The header may come several times; each holds preferences between commas, each with parameters after semicolons.
-    for preference in ",".join(prefer or []).split(","):
+    for preference in ",".join(request.headers.getlist("prefer")).split(","):
         found = re.fullmatch(r'wait\s*=\s*"?(\d{1,9}(?:\.\d{1,6})?)"?', preference.partition(";")[0].strip().lower())
         if found:
             return float(found[1])
@@ -96,9 +102,29 @@ CancelAfter = Annotated[float | None, Depends(_cancel_after_s)]
 IfNoneMatch = Annotated[str | None, Header(description="ETags that the client has; 304 when one is still right.")]
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Length of the page.")]
-After = Annotated[str | None, Query(description="Id of the last row of the page before; none: from the start.")]
 
-DatasetId = Annotated[str, Path(description="Id of a data set.", examples=["ds_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])]
-ModelId = Annotated[str, Path(description="Id of a model.", examples=["mdl_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])]
-JobId = Annotated[str, Path(description="Id of a job.", examples=["job_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])]
-ImageId = Annotated[str, Path(description="Id of an image.", examples=["img_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])]
+
+def _after(prefix: Prefix) -> Any:
+    description = "Id of the last row of the page before; none: from the start."
+    return Query(
+        description=description, json_schema_extra={"pattern": rf"^{prefix}_[^\x00]*$"}
+    )  # pages.py checks and explains it
+
+
+AfterDataset = Annotated[str | None, _after("ds")]
+AfterModel = Annotated[str | None, _after("mdl")]
+AfterJob = Annotated[str | None, _after("job")]
+AfterImage = Annotated[str | None, _after("img")]
+
+DatasetId = Annotated[
+    str, Path(pattern=NO_NULL, description="Id of a data set.", examples=["ds_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])
+]
+ModelId = Annotated[
+    str, Path(pattern=NO_NULL, description="Id of a model.", examples=["mdl_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])
+]
+JobId = Annotated[
+    str, Path(pattern=NO_NULL, description="Id of a job.", examples=["job_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])
+]
+ImageId = Annotated[
+    str, Path(pattern=NO_NULL, description="Id of an image.", examples=["img_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])
+]

@@ -13,7 +13,9 @@ from app.dependencies import NO_NULL, Attached, IdempotencyKey, IfNoneMatch, Job
 from app.errors import DatasetNotReady, InvalidParameter, ModelNotReady, NotFound
 from app.jobs import Job
 from app.models import find as find_model
+from app.refusals import refusals
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from app.values import Integer
 from app.webhooks import AskedWebhook
 from models import catalog
 from store import jobs, records
@@ -36,10 +38,10 @@ class Evaluation(BaseModel):
         pattern=NO_NULL,
         description="Pictures to compare with that the model has not seen. Default: a part of those it learned from.",
     )
-    n: int = Field(
+    n: Integer = Field(
         DEFAULT_N, ge=LEAST_N, le=MOST_N, description="How many pictures to generate and compare; more are surer."
     )
-    seed: int = Field(
+    seed: Integer = Field(
         0,
         ge=0,
         le=catalog.MAX_SEED + 1 - MOST_N,
@@ -59,7 +61,7 @@ class Evaluation(BaseModel):
     operation_id="create_evaluation",
     status_code=202,
     response_model=Job,
-    responses=ACCEPTED,
+    responses={**ACCEPTED, **refusals(NotFound, DatasetNotReady, ModelNotReady)},
 )
 def create_evaluation(resources: Attached, body: Evaluation, idempotency_key: IdempotencyKey) -> Response:
     """Compares pictures of the model's newest weights with real ones. The numbers, each with its floor, are the job's

@@ -44,6 +44,15 @@ EXAMPLE = (
     'event: progress\ndata: {"done":24000,"total":200000,"unit":"images","rate":1210.5,"eta_s":145.4}\nid: 1767614431000-0\n\n'
     'event: done\ndata: {"status":"succeeded","error":null}\nid: 1767614576000-0\n\n'
 )
+EVENT_SCHEMA = {  # of each event, as its fields are
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["snapshot", "status", "progress", "metrics", "preview", "image", "note", "done"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string", "description": "For `Last-Event-ID`."},
+    },
+}
 
 
 @router.get(
@@ -55,7 +64,7 @@ EXAMPLE = (
         200: {
             "description": "Events: `snapshot` (the job), then `status`, `progress`, `metrics`, `preview`, `image` and `note` "
             "(a sentence) as they happen, and `done` as the last. Comments keep the connection alive.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
+            "content": {"text/event-stream": {"itemSchema": EVENT_SCHEMA, "example": EXAMPLE}},
         }
     },
 )

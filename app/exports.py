@@ -15,6 +15,7 @@ from app.dependencies import Attached, IdempotencyKey, IfNoneMatch, ModelId
 from app.errors import ModelNotReady, NotFound
 from app.jobs import Job
 from app.models import find as find_model
+from app.refusals import refusals
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
 from app.webhooks import AskedWebhook
 from models.catalog import ExportFormat
@@ -46,7 +47,7 @@ class Export(BaseModel):
     operation_id="create_export",
     status_code=202,
     response_model=Job,
-    responses=ACCEPTED,
+    responses={**ACCEPTED, **refusals(ModelNotReady)},
 )
 def create_export(resources: Attached, model_id: ModelId, idempotency_key: IdempotencyKey, body: Export) -> Response:
     """Writes the model's newest weights in another form, and compares its pictures with the model's own before it is kept.

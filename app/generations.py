@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from contextlib import ExitStack
 from datetime import datetime, timedelta
@@ -9,20 +10,22 @@ from typing import Annotated
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Header, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app.accepting import picture_wanted
 from app.controls import Interpolation, Label, Mix, Seed, Variations, count_images, counts_up, request_of
 from app.dependencies import NO_NULL, CancelAfter, Encoders, IdempotencyKey, PreferredWait
-from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, Problem
-from app.images import content_url, picture
+from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, NotAcceptable, NotFound, QueueFull
+from app.images import PICTURE_CONTENT, content_url, picture
 from app.intake import Asked, Intake, Seen
 from app.jobs import Job, cancel, read, wait_for
 from app.models import find as find_model
+from app.refusals import refusals
 from app.renditions import Rendition
-from app.submissions import ACCEPTED, Idempotency, Submission, accepted
+from app.submissions import ACCEPTED, LOCATION, Idempotency, Submission, accepted
+from app.values import Flag, Integer, Moment, Number
 from app.webhooks import AskedWebhook, url_of
 from models import catalog
 from store import jobs, records
@@ -52,8 +55,8 @@ class Generation(BaseModel):
     """Which pictures to make."""
 
     model: str = Field(pattern=NO_NULL, description="Id of a model that has weights already.")
-    n: int = Field(1, ge=1, description="How many. `seeds`, `labels`, `interpolate` and `mix` say so themselves.")
-    seed: int | None = Field(
+    n: Integer = Field(1, ge=1, description="How many. `seeds`, `labels`, `interpolate` and `mix` say so themselves.")
+    seed: Integer | None = Field(
         None,
         ge=0,
         le=catalog.MAX_SEED,
@@ -66,7 +69,7 @@ class Generation(BaseModel):
         None, min_length=1, description="A seed for each image, in place of `seed` and `n`."
     )
     labels: list[Label] | None = Field(None, min_length=1, description="A class for each image, in place of `label`.")
-    truncation: float | None = Field(
+    truncation: Number | None = Field(
         None,
         gt=0,
         le=1,
@@ -81,12 +84,12 @@ class Generation(BaseModel):
         description="`interactive`, or `batch`: lets interactive ones that come soon after it go first. Default: `interactive` "
         "where all images fit into one batch.",
     )
-    deadline_at: AwareDatetime | None = Field(
+    deadline_at: Moment | None = Field(
         None,
         description="When nobody wants the images any more: what is not made by then is canceled, and not computed. "
         "`Cancel-After` says the same in seconds from now; the earlier of the two holds.",
     )
-    cancel_on_disconnect: bool = Field(
+    cancel_on_disconnect: Flag = Field(
         False, description="Cancel the job when this request is closed by its client while it waits for the images."
     )
     webhook: AskedWebhook = None
@@ -118,17 +121,14 @@ class Generation(BaseModel):
     response_model=Job,
     responses={
         **ACCEPTED,
-        429: {
-            "model": Problem,
-            "description": "As many images wait as may (`queue_full`); `Retry-After` says when there should be room.",
-            "headers": {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}},
-        },
         201: {
             "model": Job,
             "description": "`Prefer: wait` was given and the images are made; with `Accept: image/png`, `image/webp` or "
             "`image/jpeg` the picture itself.",
-            "content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}},
+            "content": PICTURE_CONTENT,
+            "headers": LOCATION,
         },
+        **refusals(NotFound, NotAcceptable, ModelNotReady, JobCanceled, QueueFull),
     },
 )
 async def create_generation(
@@ -264,7 +264,7 @@ def _label_index(model: records.Model, label: Label | None, parameter: str) -> i
     if label in model.classes:
         return model.classes.index(str(label))
     # A name that looks like a number has been tried as a name first.
-    index = int(label) if isinstance(label, int) or label.isdecimal() else -1
+    index = int(label) if isinstance(label, int) or re.fullmatch(r"[0-9]{1,9}", label) else -1
     if not 0 <= index < len(model.classes):
         known = ", ".join(f"{index} {name}" for index, name in enumerate(model.classes))
         raise InvalidParameter(

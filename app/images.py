@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from app.caching import IMMUTABLE, has_it, not_modified
 from app.controls import recipe_of
-from app.dependencies import After, Attached, Encoders, IfNoneMatch, ImageId, Limit
+from app.dependencies import NO_NULL, AfterImage, Attached, Encoders, IfNoneMatch, ImageId, Limit
 from app.errors import InvalidParameter, NotFound
 from app.pages import Page, cut, example_page, newest_first
 from app.renditions import DEFAULT_QUALITY, LEAST_SIDE_PX, MOST_SIDE_PX, PictureFormat, Rendition
@@ -23,6 +23,7 @@ from store.resources import Resources
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
+PICTURE_CONTENT: dict[str, Any] = {Rendition(form).media_type: {} for form in PictureFormat}  # in OpenAPI
 EXAMPLE: dict[str, Any] = {
     "id": "img_019ad3a8c0de7c3f8f4d2b6a10c5e7f1",
     "object": "image",
@@ -125,9 +126,9 @@ def images_of_job(
 @router.get("", summary="List images", operation_id="list_images")
 def list_images(
     resources: Attached,
-    job: Annotated[str | None, Query(description="Only this job's, by position.")] = None,
-    model: Annotated[str | None, Query(description="Only this model's.")] = None,
-    after: After = None,
+    job: Annotated[str | None, Query(pattern=NO_NULL, description="Only this job's, by position.")] = None,
+    model: Annotated[str | None, Query(pattern=NO_NULL, description="Only this model's.")] = None,
+    after: AfterImage = None,
     limit: Limit = 20,
 ) -> ImagePage:
     """Images, newest first; a job's images come in the order of their positions."""
@@ -162,7 +163,7 @@ def get_image(resources: Attached, image_id: ImageId) -> Image:
     operation_id="get_image_content",
     response_class=Response,
     responses={
-        200: {"content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}}, "description": "The picture."},
+        200: {"content": PICTURE_CONTENT, "description": "The picture."},
         304: {"description": "Not modified."},
     },
 )

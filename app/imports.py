@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app import uploads
 from app.dependencies import NO_NULL, Attached, IdempotencyKey
-from app.errors import ImportsDisabled, OutsideImportRoot, SourceNotFound, SourceUnreadable, TooLarge, UnsupportedMedia
+from app.errors import (
+    CrossSite,
+    Forbidden,
+    ImportsDisabled,
+    OutsideImportRoot,
+    SourceNotFound,
+    SourceUnreadable,
+    TooLarge,
+    UnsupportedMedia,
+)
 from app.jobs import Job
 from app.middleware import MAX_BODY_BYTES, UPLOAD_PATH
+from app.refusals import refusals
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from app.values import Integer
 from app.webhooks import AskedWebhook, Webhook
 from models import catalog
 from store import jobs, records
@@ -30,13 +42,15 @@ from store.settings import PREFIX
 router = APIRouter(prefix=UPLOAD_PATH, tags=["datasets"])
 
 SMALLEST_RESOLUTION = min(min(kind.resolutions) for kind in catalog.KINDS.values())
+NUMBERS = {"resolution", "channels"}  # fields of the form
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
-def _number(value: Any) -> Any:
-    # A form's fields are text; pydantic reads numbers out of it, but not choices of numbers.
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+def _typed(fields: Mapping[str, str]) -> dict[str, Any]:
+    """A form's fields, all of them text, as they would be in JSON."""
+    values = {name: int(text) if name in NUMBERS and text.isdecimal() else text for name, text in fields.items()}
+    return values | ({"webhook": {"url": fields["webhook"]}} if "webhook" in fields else {})
 
 
 class ImportOptions(BaseModel):
@@ -49,13 +63,13 @@ class ImportOptions(BaseModel):
         pattern=NO_NULL,
         description="What to call it. Default: the file's or folder's name.",
     )
-    resolution: int | None = Field(
+    resolution: Integer | None = Field(
         None,
         ge=SMALLEST_RESOLUTION,
         le=catalog.MAX_RESOLUTION,
         description="Side of the prepared squares in pixels. Default: chosen by the images' size.",
     )
-    channels: Annotated[Literal[1, 3] | None, BeforeValidator(_number)] = Field(
+    channels: Literal[1, 3] | None = Field(
         None, description="1 for grey, 3 for RGB. Default: grey when every image is."
     )
     background: str = Field(
@@ -99,7 +113,7 @@ class UploadForm(ImportOptions):
     operation_id="create_dataset",
     status_code=202,
     response_model=Job,
-    responses=ACCEPTED,
+    responses={**ACCEPTED, **refusals(CrossSite, Forbidden)},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -143,7 +157,7 @@ def _submit_upload(
 ) -> Response:
     is_new = False
     try:
-        options = _checked(ImportOptions, upload.fields)
+        options = _checked(ImportOptions, _typed(upload.fields))
         content = json.dumps([upload.sha256, upload.fields], sort_keys=True).encode()
         name = options.name or _stem(upload.filename) or "upload"
         job, is_new = _submit(
@@ -236,7 +250,7 @@ async def _small_body(request: Request) -> Any:
             raise TooLarge(f"the JSON body is larger than {MAX_BODY_BYTES:,} bytes", remedy="upload pictures as a zip")
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         place = {"type": "json_invalid", "loc": ("body",), "msg": str(error), "input": {}, "ctx": {"error": str(error)}}
         raise RequestValidationError([place]) from error
 

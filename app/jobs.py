@@ -17,14 +17,15 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app.caching import REVALIDATE, etag_of, has_it, not_modified
-from app.dependencies import After, Attached, IfNoneMatch, JobId, Limit, NewsOfJobs
+from app.dependencies import NO_NULL, AfterJob, Attached, IfNoneMatch, JobId, Limit, NewsOfJobs
 from app.images import EXAMPLE as IMAGE_EXAMPLE
 from app.images import Image, images_of_job
 from app.news import Ear
 from app.pages import Page, example_page, newest_first
+from app.refusals import refusals
 from store import jobs, records
 from store.documents import job_document, progress_document
-from store.errors import JobNotFound, Unavailable
+from store.errors import InvalidTransition, JobNotFound, Unavailable
 from store.records import JobKind, JobPriority, JobStatus
 from store.resources import Resources, status_notice
 
@@ -230,9 +231,11 @@ def list_jobs(
     resources: Attached,
     status: Annotated[list[JobStatus] | None, Query(description="Only these; may be given several times.")] = None,
     kind: Annotated[list[JobKind] | None, Query(description="Only these; may be given several times.")] = None,
-    model: Annotated[str | None, Query(description="Only jobs that make or use this model.")] = None,
-    dataset: Annotated[str | None, Query(description="Only jobs that make or learn from this data set.")] = None,
-    after: After = None,
+    model: Annotated[str | None, Query(pattern=NO_NULL, description="Only jobs that make or use this model.")] = None,
+    dataset: Annotated[
+        str | None, Query(pattern=NO_NULL, description="Only jobs that make or learn from this data set.")
+    ] = None,
+    after: AfterJob = None,
     limit: Limit = 20,
 ) -> JobPage:
     """Jobs, newest first."""
@@ -293,7 +296,9 @@ async def get_job(
     return Response(content, media_type="application/json", headers={**headers, "ETag": etag})
 
 
-@router.post("/{job_id}/cancel", summary="Cancel a job", operation_id="cancel_job")
+@router.post(
+    "/{job_id}/cancel", summary="Cancel a job", operation_id="cancel_job", responses=refusals(InvalidTransition)
+)
 def cancel_job(resources: Attached, job_id: JobId) -> Job:
     """A queued job is canceled at once; a running one is asked to stop, and soon does. Asking twice does no harm."""
     return cancel(resources, job_id)

@@ -13,12 +13,13 @@ from starlette.responses import Response
 
 from app.caching import IMMUTABLE, etag_of, has_it, not_modified
 from app.curves import POINT_EXAMPLE, Curves, Point, PointsWanted, read_curves
-from app.dependencies import After, Attached, IfNoneMatch, Limit
+from app.dependencies import NO_NULL, AfterJob, Attached, IfNoneMatch, Limit
 from app.errors import NotFound
 from app.jobs import Progress, progress_of
 from app.models import Model
 from app.models import find as find_model
 from app.pages import Page, example_page, newest_first
+from models.catalog import MAX_BUDGET_IMAGES
 from store import curves, jobs, kept, records
 from store.errors import BlobNotFound
 from store.records import JobKind, JobStatus
@@ -27,10 +28,16 @@ router = APIRouter(prefix="/v1/trainings", tags=["trainings"])
 
 JOB, MODEL = "job_019ad3a8b1ce7d10a6f1c37e2d40b9a5", "mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d"
 TrainingId = Annotated[
-    str, Path(description="Id of the training's job, or of the model that it makes.", examples=[JOB])
+    str, Path(pattern=NO_NULL, description="Id of the training's job, or of the model that it makes.", examples=[JOB])
 ]
 ImagesSeen = Annotated[
-    int, Path(ge=0, description="Images that had been learned from at that moment.", examples=[64_000])
+    int,
+    Path(
+        ge=0,
+        le=MAX_BUDGET_IMAGES,
+        description="Images that had been learned from at that moment.",
+        examples=[64_000],
+    ),
 ]
 
 CHECKPOINT_EXAMPLE: dict[str, Any] = {
@@ -166,7 +173,7 @@ class TrainingPage(Page[TrainingState]):
 
 
 @router.get("", summary="List trainings", operation_id="list_trainings")
-def list_trainings(resources: Attached, after: After = None, limit: Limit = 20) -> TrainingPage:
+def list_trainings(resources: Attached, after: AfterJob = None, limit: Limit = 20) -> TrainingPage:
     """Trainings, newest first, those that have ended too."""
     with resources.database.snapshot() as session:
         trainings = select(records.Job).where(records.Job.kind == JobKind.TRAIN)

@@ -6,13 +6,11 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.routing import APIRouter
 from fastapi_offline import FastAPIOffline
-from pydantic.json_schema import models_json_schema
 from starlette.responses import RedirectResponse
 
 from app import (
@@ -37,8 +35,7 @@ from app import (
     webhooks,
 )
 from app.backlog import Backlog
-from app.errors import Problem
-from app.imports import ImportByPath, UploadForm
+from app.document import describe
 from app.intake import Intake
 from app.middleware import Gate
 from app.news import News
@@ -87,13 +84,6 @@ ROUTERS = [
     )
     for router in [module.router]
 ]
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "Every error.",
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-}
-
 # Pictures that are resized or encoded at once, each on a core; others wait, so that all else is answered meanwhile.
 MOST_ENCODERS = 4
 
@@ -143,22 +133,6 @@ def create_app(resources: Resources | None = None) -> FastAPI:
     problems.install(app)
     app.include_router(root)
     for router in ROUTERS:
-        app.include_router(router, responses=PROBLEMS)
-    _describe(app)
+        app.include_router(router)
+    describe(app)
     return app
-
-
-def _describe(app: FastAPI) -> None:
-    """Adds to the OpenAPI document the models that no signature names."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        _, extra = models_json_schema(
-            [(model, "validation") for model in (Problem, ImportByPath, UploadForm)],
-            ref_template="#/components/schemas/{model}",
-        )
-        document["components"]["schemas"] |= extra["$defs"]
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way

@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from app.caching import REVALIDATE, etag_of, has_it, not_modified
 from app.datasets import delete_blobs, refuse_if_in_use
-from app.dependencies import After, Attached, IfNoneMatch, Limit, ModelId
-from app.errors import NotFound
+from app.dependencies import AfterModel, Attached, IfNoneMatch, Limit, ModelId
+from app.errors import InUse, NotFound
 from app.pages import Page, example_page, newest_first
+from app.refusals import refusals
 from store import jobs, records
 from store.errors import BlobNotFound
 from store.records import ModelStatus
@@ -123,7 +124,7 @@ class ModelPage(Page[Model]):
 
 
 @router.get("", summary="List models", operation_id="list_models")
-def list_models(resources: Attached, after: After = None, limit: Limit = 20) -> ModelPage:
+def list_models(resources: Attached, after: AfterModel = None, limit: Limit = 20) -> ModelPage:
     """Models, newest first."""
     with resources.database.snapshot() as session:
         rows, more = newest_first(session, select(records.Model), records.Model.id, "mdl", after=after, limit=limit)
@@ -137,7 +138,13 @@ def get_model(resources: Attached, model_id: ModelId) -> Model:
         return Model.of(find(session, model_id))
 
 
-@router.delete("/{model_id}", summary="Delete a model", operation_id="delete_model", status_code=204)
+@router.delete(
+    "/{model_id}",
+    summary="Delete a model",
+    operation_id="delete_model",
+    status_code=204,
+    responses=refusals(InUse),
+)
 def delete_model(resources: Attached, model_id: ModelId) -> None:
     """Deletes its weights for good; the images that it made stay. Refused while a job needs it."""
     with resources.database.transaction() as session:

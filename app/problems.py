@@ -13,9 +13,10 @@ from pydantic_core import to_jsonable_python
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
-from app.errors import AppError, JobFailed, answer_to, problem
+from app.errors import AppError, JobFailed, UnsupportedMedia, answer_to, problem
 from models import catalog
 from store.errors import StoreError
 
@@ -23,7 +24,14 @@ log = logging.getLogger(__name__)
 
 LONGEST_ECHO = 100  # characters of a wrong value that are repeated
 LONGEST_DETAIL = 1000
-STATUS_CODES = {404: "route_not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
+STATUS_CODES = {
+    400: "malformed_json",
+    404: "route_not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+}
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 class ProblemResponse(Response):
@@ -112,24 +120,57 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if any(_is_unread(one) for one in error.errors()) and not _is_json(media_type):
+            return respond(
+                request.scope,
+                UnsupportedMedia(
+                    f"Content-Type is {media_type or 'missing'}",
+                    parameter="Content-Type",
+                    remedy="send JSON, and say so: Content-Type: application/json",
+                ),
+            )
         return _invalid(request.scope, error.errors())
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
         detail, remedy = error.detail, None
-        if error.status_code == 404:
+        headers = dict(error.headers or {})
+        if error.status_code == 400:  # FastAPI's own, of a body that Python's parser gave up on
+            detail = "the body can't be read as JSON: it is not UTF-8, nested too deeply, or has a number without end"
+            remedy = "send a JSON object (RFC 8259)"
+        elif error.status_code == 404:
             detail, remedy = f"there is no route {request.url.path}", "GET /docs shows every route"
         elif error.status_code == 405:
             detail = f"{request.method} is not allowed on {request.url.path}"
-            remedy = f"allowed: {(error.headers or {}).get('Allow', 'see /docs')}"
+            headers["Allow"] = ", ".join(_allowed(app, request.scope))
+            remedy = f"allowed: {headers['Allow']}"
         code = STATUS_CODES.get(error.status_code, "bad_request" if error.status_code < 500 else "internal_error")
-        return ProblemResponse(request.scope, error.status_code, code, detail, remedy=remedy, headers=error.headers)
+        return ProblemResponse(request.scope, error.status_code, code, detail, remedy=remedy, headers=headers)
 
     async def foreseen(request: Request, error: Exception) -> Response:
         return respond(request.scope, error)
 
     for kind in (AppError, StoreError, catalog.UnknownKind, catalog.InvalidOption, ClientDisconnect):
         app.add_exception_handler(kind, foreseen)
+
+
+def _is_json(media_type: str) -> bool:
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+def _is_unread(error: Mapping[str, Any]) -> bool:
+    """Whether the whole body was taken for bytes."""
+    return tuple(error["loc"]) == ("body",) and isinstance(error.get("input"), bytes)
+
+
+def _allowed(app: FastAPI, scope: Scope) -> list[str]:
+    """The methods that some route takes at this path; Starlette names those of the first one alone."""
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.router.routes)
+    ]
 
 
 def _invalid(scope: Scope, errors: Sequence[Any]) -> Response:

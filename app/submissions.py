@@ -25,11 +25,12 @@ from store import records, webhooks
 from store.queue import LANE_OF
 from store.resources import Resources, status_notice
 
+LOCATION: Final = {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}}
 # What every route that creates answers with.
 ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
     202: {
         "description": "The job is in the line; `Location` has its path.",
-        "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
+        "headers": LOCATION,
     }
 }
 

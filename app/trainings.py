@@ -12,10 +12,12 @@ from starlette.responses import Response
 
 from app.datasets import find as find_dataset
 from app.dependencies import NO_NULL, Attached, IdempotencyKey
-from app.errors import DatasetNotReady, InvalidParameter, ModelNotReady
+from app.errors import DatasetNotReady, InvalidParameter, ModelNotReady, NotFound
 from app.jobs import Job
 from app.models import find as find_model
+from app.refusals import refusals
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from app.values import Flag, Integer, Number
 from app.webhooks import AskedWebhook
 from models import catalog
 from models.catalog import Kind, TrainOptions
@@ -34,14 +36,23 @@ router = APIRouter(prefix=ROUTE, tags=["trainings"])
 class Budget(BaseModel):
     """How long to train: give exactly one."""
 
-    images: int | None = Field(
+    images: Integer | None = Field(
         None, ge=1, le=catalog.MAX_BUDGET_IMAGES, description="Images to learn from, repetitions counted."
     )
-    seconds: float | None = Field(
+    seconds: Number | None = Field(
         None, ge=1, le=catalog.MAX_BUDGET_S, allow_inf_nan=False, description="Seconds of training, pauses not counted."
     )
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"images": 200_000}, {"seconds": 600}]})
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"images": 200_000}, {"seconds": 600}],
+            "oneOf": [
+                {"required": ["images"], "properties": {"images": {"type": "integer"}}},
+                {"required": ["seconds"], "properties": {"seconds": {"type": "number"}}},
+            ],
+        },
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Budget:
@@ -79,20 +90,20 @@ class Training(BaseModel):
         pattern=NO_NULL,
         description="What to call the model. Default: made of data set and kind.",
     )
-    resolution: int | None = Field(
+    resolution: Integer | None = Field(
         None, description="Side of the squares to make, in pixels. Default: the largest that data set and kind allow."
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="The kind's own options; what is left out has the kind's default."
     )
     budget: Budget = Field(default_factory=lambda: Budget(seconds=DEFAULT_SECONDS), description="Default: 600 seconds.")
-    seed: int | None = Field(
+    seed: Integer | None = Field(
         None,
         ge=0,
         le=catalog.MAX_SEED,
         description="Of everything random. Default: a random one, in the job's `request`.",
     )
-    patience: int | None = Field(
+    patience: Integer | None = Field(
         None,
         ge=1,
         le=catalog.MAX_PATIENCE,
@@ -109,18 +120,18 @@ class Training(BaseModel):
         description="Id of a model to begin with: its kind, resolution and options, where nothing else is asked for, and its "
         "weights as they are now. It may be deleted once the training has its first checkpoint. Default: fresh weights.",
     )
-    stop_on_memorising: bool | None = Field(
+    stop_on_memorising: Flag | None = Field(
         None,
         description="End at the last healthy checkpoint when pictures repeat training pictures. Default: with `init_from`.",
     )
-    held_out: float = Field(
+    held_out: Number = Field(
         0.0,
         ge=0,
         le=catalog.MAX_HELD_OUT,
         allow_inf_nan=False,
         description="Share of the pictures that are not learned from, so that overfitting can be told for certain.",
     )
-    promote_best: bool = Field(
+    promote_best: Flag = Field(
         True,
         description="At the end, let the model be its best checkpoint by FD-domain, where that is clearly better; "
         "false: the newest.",
@@ -151,7 +162,7 @@ class Training(BaseModel):
     operation_id="create_training",
     status_code=202,
     response_model=Job,
-    responses=ACCEPTED,
+    responses={**ACCEPTED, **refusals(NotFound, DatasetNotReady, ModelNotReady)},
 )
 def create_training(resources: Attached, body: Training, idempotency_key: IdempotencyKey) -> Response:
     """Starts a training. The answer is its job; the job's `model` can generate as soon as it has its first checkpoint."""

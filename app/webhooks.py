@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
 from app.dependencies import Attached, JobId
@@ -35,13 +35,8 @@ class Webhook(BaseModel):
     )
 
 
-def _from_text(value: Any) -> Any:
-    return {"url": value} if isinstance(value, str) else value  # in forms, where all is text
-
-
 AskedWebhook = Annotated[
     Webhook | None,
-    BeforeValidator(_from_text),
     Field(description="Who is told when the job has ended. Default: nobody."),
 ]
 

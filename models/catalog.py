@@ -229,7 +229,8 @@ def parse_options(kind_name: str, options: Mapping[str, Any], preset: str | None
             names = ", ".join(model.model_fields)
             raise InvalidOption(parameter, f"{kind_name} has no option of this name", f"one of: {names}") from error
         message = f"{first['msg']}, got {first['input']!r}"
-        raise InvalidOption(parameter, message, _bounds_in_words(model.model_fields[parameter])) from error
+        field = model.model_fields.get(parameter)  # none where a name is no text at all
+        raise InvalidOption(parameter, message, _bounds_in_words(field) if field is not None else None) from error
 
 
 def inherited_options(

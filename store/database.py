@@ -223,7 +223,8 @@ def _postgres_engine(url: URL) -> Engine:
             "connect_timeout": 5,
             "application_name": "darkroom",
             "client_encoding": "utf8",  # a server set up without an encoding would hand out bytes
-            "options": f"{given} -c lock_timeout={LOCK_S}s".lstrip(),
+            # Moments come back in the session's zone, and in one east of Greenwich the last hours of the year 9999 have none.
+            "options": f"{given} -c lock_timeout={LOCK_S}s -c timezone=UTC".lstrip(),
         },
     )
 

@@ -22,6 +22,13 @@ from store.records import Record
 from tests.services import NotInstalled, absent, running_postgres, running_redis
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the slow tests in tests/openapi."""
+    group = parser.getgroup("examination", "examinations by schemathesis")
+    group.addoption("--examination-seed", default="1", help="seed of every random choice (default: 1)")
+    group.addoption("--examination-examples", default="30", help="most random cases for each operation (default: 30)")
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[str]:
     """The URL of this test process's Redis; most tests want `redis_url`."""

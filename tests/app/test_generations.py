@@ -59,7 +59,7 @@ def test_a_name_made_of_digits_is_a_name_before_it_is_an_index(service: Service)
         assert job["request"]["label"] == index
 
 
-@pytest.mark.parametrize("label", ["bird", 2, -1, "2"])
+@pytest.mark.parametrize("label", ["bird", 2, -1, "2", "9" * 5_000, "\u0661", "\x00"])
 def test_an_unknown_label_is_refused_with_the_classes(service: Service, label: str | int) -> None:
     response = service.http.post("/v1/generations", json={"model": service.add_model(), "label": label})
     problem = assert_problem(response, 422, "invalid_parameter", "/label")

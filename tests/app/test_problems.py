@@ -20,12 +20,57 @@ def test_a_method_that_is_not_allowed_says_which_are(service: Service) -> None:
     response = service.http.put("/v1/jobs")
     assert "GET" in assert_problem(response, 405, "method_not_allowed")["remedy"]
     assert response.headers["allow"] == "GET"
+    assert service.http.put("/v1/datasets").headers["allow"] == "GET, POST"
+    assert service.http.post("/v1/models/m").headers["allow"] == "DELETE, GET"
+    assert service.http.post("/v1/images/i/content").headers["allow"] == "GET, HEAD"
 
 
 def test_a_body_that_is_no_json_is_malformed(service: Service) -> None:
     for route in ("/v1/trainings", "/v1/generations"):
         response = service.http.post(route, content=b"{", headers={"Content-Type": "application/json"})
         assert_problem(response, 400, "malformed_json")
+
+
+@pytest.mark.parametrize("route", ["/v1/datasets", "/v1/trainings", "/v1/generations", "/v1/evaluations"])
+def test_json_that_no_parser_should_follow_is_malformed(service: Service, route: str) -> None:
+    for content in (
+        b"[" * 100_000,
+        b'{"n":' * 5_000 + b"1" + b"}" * 5_000,
+        b'{"n":%s}' % (b"9" * 5_000),
+        b'{"\xff": 1}',
+    ):
+        response = service.http.post(route, content=content, headers={"Content-Type": "application/json"})
+        assert_problem(response, 400, "malformed_json")
+
+
+@pytest.mark.parametrize("route", ["/v1/trainings", "/v1/generations", "/v1/evaluations"])
+def test_a_body_that_does_not_say_that_it_is_json_is_not_read(service: Service, route: str) -> None:
+    for media_type in ("text/plain", "application/xml", "multipart/form-data", ""):
+        response = service.http.post(route, content=b'{"n": 1}', headers={"Content-Type": media_type})
+        assert_problem(response, 415, "unsupported_media_type", "Content-Type")
+    for media_type in ("application/JSON", "application/json; charset=utf-8", "application/merge-patch+json"):
+        response = service.http.post(route, content=b'{"n": 1}', headers={"Content-Type": media_type})
+        assert response.status_code == 422
+
+
+def test_what_is_not_of_the_documented_type_is_refused_and_not_converted(service: Service) -> None:
+    model = service.add_model()
+    for member, value in (
+        ("n", "1"),
+        ("n", True),
+        ("seed", "7"),
+        ("seed", 7.5),
+        ("truncation", "0.5"),
+        ("cancel_on_disconnect", "yes"),
+        ("cancel_on_disconnect", 1),
+        ("deadline_at", 4102444800),
+        ("deadline_at", "4102444800"),
+        ("deadline_at", "9999-12-31T23:59:59-12:00"),
+    ):
+        response = service.http.post("/v1/generations", json={"model": model, member: value})
+        assert_problem(response, 422, "invalid_parameter", f"/{member}")
+    response = service.http.post("/v1/datasets", json={"path": "pets", "resolution": "32"})
+    assert_problem(response, 422, "invalid_parameter", "/resolution")
 
 
 def test_every_wrong_member_is_named_at_once(service: Service) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from pydantic import BaseModel
 
@@ -86,9 +87,66 @@ def test_every_route_is_described(name: str) -> None:
     assert operation["operationId"].replace("_", "").isalpha()
     assert operation["tags"]
     assert {tag["name"] for tag in DOCUMENT["tags"]} >= set(operation["tags"])
-    assert "application/problem+json" in operation["responses"]["default"]["content"]
     for parameter in operation.get("parameters", []):
         assert parameter.get("description"), parameter["name"]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_refusal_is_told_by_its_status_and_has_the_one_shape(name: str) -> None:
+    operation = OPERATIONS[name]
+    responses = {status: response for status, response in operation["responses"].items() if status >= "400"}
+    expected = {"400", "500"}
+    expected |= {"404"} if "{" in name else set()
+    expected |= {"403", "507"} if not name.startswith("GET") else set()
+    expected |= {"413", "415", "422"} if "requestBody" in operation else set()
+    assert set(responses) >= expected
+    assert "default" not in responses
+    for status, response in responses.items():
+        assert response["description"]
+        assert response["content"] == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        assert ("Retry-After" in response["headers"]) == (status in {"429", "503"})
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_headers_of_answers_are_described(name: str) -> None:
+    responses = OPERATIONS[name]["responses"]
+    for status, response in responses.items():
+        assert "X-Request-Id" in response["headers"]
+        assert ("Location" in response["headers"]) == (status in {"201", "202"})
+    if "304" in responses:
+        assert "ETag" in responses["304"]["headers"]
+        assert "ETag" in responses["200"]["headers"]
+
+
+def test_links_lead_to_a_parameter_of_an_operation_and_come_from_a_member_of_the_answer() -> None:
+    by_id = {operation["operationId"]: operation for operation in OPERATIONS.values()}
+    linked = set()
+    for operation in OPERATIONS.values():
+        for response in operation["responses"].values():
+            for link in response.get("links", {}).values():
+                ((parameter, source),) = link["parameters"].items()
+                linked.add(link["operationId"])
+                assert parameter in {one["name"] for one in by_id[link["operationId"]]["parameters"]}
+                schema = response["content"]["application/json"]["schema"]
+                for step in source.removeprefix("$response.body#/").split("/"):
+                    while "$ref" in schema:
+                        schema = DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+                    schema = schema["items"] if step == "0" else schema["properties"][step]
+    ids = {operation for operation in by_id if any(p["in"] == "path" for p in by_id[operation].get("parameters", []))}
+    assert ids - linked == {"get_evaluation_strips", "get_export", "get_training_preview", "promote_checkpoint"}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_example_of_a_parameter_is_a_valid_one(name: str) -> None:
+    for parameter in OPERATIONS[name].get("parameters", []):
+        for example in parameter["schema"].get("examples", []):
+            assert jsonschema_rs.is_valid(parameter["schema"], example), parameter["name"]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_example_of_a_model_fits_its_own_schema(name: str) -> None:
+    for example in SCHEMAS[name]["examples"]:
+        jsonschema_rs.validate({**DOCUMENT, "$ref": f"#/components/schemas/{name}"}, example)
 
 
 def test_operation_ids_are_unique() -> None:

@@ -113,3 +113,8 @@ def test_every_preset_can_be_trained_and_is_described(name: str) -> None:
         parse_options(name, {}, preset.name)
         assert preset.summary.endswith(".")
     assert [one["name"] for one in describe(kind(name))["presets"]] == [one.name for one in kind(name).presets]
+
+
+def test_an_option_whose_name_is_no_text_is_refused() -> None:
+    with pytest.raises(InvalidOption):
+        parse_options("gan-dcgan", {"\ud800": 1})

@@ -160,6 +160,14 @@ def test_a_moment_comes_back_as_it_was_whatever_zone_it_was_given_in(database: D
     assert found == "ds_1"
 
 
+def test_the_last_moment_that_there_is_can_be_read_again(database: Database) -> None:
+    last = datetime.max.replace(tzinfo=UTC)
+    with database.transaction() as session:
+        session.add(Dataset(id="ds_1", name="x", created_at=last))
+    with database.snapshot() as session:
+        assert session.get_one(Dataset, "ds_1").created_at == last
+
+
 # Failures, and what they are called
 
 
