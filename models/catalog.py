@@ -259,8 +259,10 @@ def inherited_options(
         bounds = f"{source_kind}, {AUTO}, or no init_from"
         raise InvalidOption("kind", f"{wanted_kind} cannot begin with the weights of a {source_kind}", bounds)
     theirs = parse_options(source_kind, source_options)
-    # What is fixed is this training's to decide, and whether there are labels is its data's.
-    kept = theirs.model_dump(exclude={"freeze_layers"} | ({"conditional"} if theirs.conditional else set()))
+    # What is fixed is this training's to decide, the precision its device's, and whether there are labels its data's.
+    kept = theirs.model_dump(
+        exclude={"freeze_layers", "precision"} | ({"conditional"} if theirs.conditional else set())
+    )
     own = parse_options(source_kind, {**kept, **_preset_options(source_kind, preset), **options})
     for name in sorted(GENERATOR_SHAPE | (DISCRIMINATOR_SHAPE if judged else set())):
         asked, built = getattr(own, name, None), getattr(theirs, name, None)

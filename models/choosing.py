@@ -4,8 +4,8 @@ It looks at the data (how many pictures, how large, labelled or not), lets its c
 works out how often that would see every picture within the budget. The rules are what bench/training.py measured, not taste;
 docs/benchmarks.md has the figures.
 
-Options that are `auto` themselves (gan-r3's block) are settled here too, by the same few steps. What comes out is a kind and
-complete options, so that a training that goes on later does not choose again.
+Options that are `auto` themselves (gan-r3's block, the precision) are settled here too, by the same few steps. What comes out
+is a kind and complete options, so that a training that goes on later does not choose again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ import torch
 from models.catalog import AUTO, inherited_options, kind, parse_options
 from models.manifest import Manifest
 from models.objective import Batch, Shape
-from models.options import R3Options, TrainOptions
+from models.options import AS_BEFORE, OPEN, Precision, R3Options, TrainOptions
+from models.precision import candidates, fastest
 from models.registry import build_objective
 
 FEW_IMAGES = 2_000  # below, a discriminator learns pictures by heart, and what is learnt has to be stretched
@@ -93,16 +94,17 @@ def choose(
         name, theirs = inheritance.kind, inheritance.options
         own_options = inherited_options(wanted, options, name, theirs, preset=preset, judged=inheritance.judged)
         reason = f"{name}, like the model that it begins with"
-        return _block_settled(Choice(name, own_options, (reason,)), manifest, resolution, device)
-    choice = Choice(wanted, parse_options(wanted, options, preset), ())
-    if begun is not None and wanted == AUTO:
-        return Choice(begun["kind"], parse_options(begun["kind"], begun["options"]), ())
-    if begun is not None and wanted == begun["kind"] and isinstance(choice.options, R3Options):
-        choice = _with_block(choice, parse_options(wanted, begun["options"]))
-    if wanted == AUTO:
-        own = choice.options.model_dump(exclude_unset=True)
-        choice = _chosen(own, manifest, resolution, device, budget_images, budget_s)
-    return _block_settled(choice, manifest, resolution, device)
+        choice = Choice(name, own_options, (reason,))
+    elif begun is not None and wanted == AUTO:
+        return Choice(begun["kind"], _as_begun(begun), ())
+    else:
+        choice = Choice(wanted, parse_options(wanted, options, preset), ())
+        if wanted == AUTO:
+            own = choice.options.model_dump(exclude_unset=True)
+            choice = _chosen(own, manifest, resolution, device, budget_images, budget_s)
+    if begun is not None and choice.kind == begun["kind"]:
+        choice = _settled_as(choice, _as_begun(begun))
+    return _precision_settled(_block_settled(choice, manifest, resolution, device), manifest, resolution, device)
 
 
 def _chosen(
@@ -166,7 +168,7 @@ def images_per_s(kind_name: str, options: TrainOptions, shape: Shape, device: to
         began, taken = 0.0, -1  # the first step is not counted: it allocates, and finds its convolutions
         while taken < STEPS and (taken < 1 or time.perf_counter() - began < LONGEST_TRIAL_S):
             for phase in objective.phases:
-                phase.learn(batch)
+                phase.learn(batch, precision=options.precision)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             taken += 1
@@ -181,12 +183,31 @@ def shape_of(options: TrainOptions, manifest: Manifest, resolution: int) -> Shap
     return Shape(resolution, manifest.channels, classes)
 
 
-def _with_block(choice: Choice, begun: TrainOptions) -> Choice:
-    assert isinstance(choice.options, R3Options)
-    assert isinstance(begun, R3Options)
-    open_still = choice.options.block == "auto"
-    options = choice.options.model_copy(update={"block": begun.block}) if open_still else choice.options
-    return Choice(choice.kind, options, choice.reasons)
+def _as_begun(begun: Mapping[str, Any]) -> TrainOptions:
+    """The options of a training that goes on."""
+    return parse_options(begun["kind"], AS_BEFORE | begun["options"])
+
+
+def _settled_as(choice: Choice, begun: TrainOptions) -> Choice:
+    """The same with what is open still as it was settled when the training began."""
+    still = {name: getattr(begun, name) for name in OPEN if getattr(choice.options, name, None) == "auto"}
+    return replace(choice, options=choice.options.model_copy(update=still))
+
+
+def _precision_settled(choice: Choice, manifest: Manifest, resolution: int, device: torch.device) -> Choice:
+    """The same with the precision chosen by its speed on this device, where it was left open."""
+    if choice.options.precision != "auto":
+        return choice
+    shape = shape_of(choice.options, manifest, resolution)
+    variants: dict[Precision, TrainOptions] = {
+        precision: choice.options.model_copy(update={"precision": precision}) for precision in candidates(device)
+    }
+    if len(variants) == 1:
+        return replace(choice, options=variants["fp32"])
+    speeds = {name: images_per_s(choice.kind, options, shape, device) for name, options in variants.items()}
+    best = fastest(speeds)
+    reason = f"{best}: " + ", ".join(f"{name} {speed:,.0f} images/s" for name, speed in speeds.items())
+    return Choice(choice.kind, variants[best], (*choice.reasons, reason))
 
 
 def _block_settled(choice: Choice, manifest: Manifest, resolution: int, device: torch.device) -> Choice:

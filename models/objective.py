@@ -16,6 +16,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from models.options import Precision
+from models.precision import computing
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -69,13 +72,19 @@ class Phase:
     hyperparameters: Callable[[float], Hyperparameters]  # when so much of the budget is spent, 0 to 1
 
     def learn(
-        self, batch: Batch, *, share: float = 1.0, reduce: Callable[[Sequence[Tensor]], None] | None = None
+        self,
+        batch: Batch,
+        *,
+        share: float = 1.0,
+        precision: Precision = "fp32",
+        reduce: Callable[[Sequence[Tensor]], None] | None = None,
     ) -> dict[str, Tensor]:
         """Take one step.
 
         Args:
             batch: what to learn from.
             share: what the step size is multiplied with, beside its schedule.
+            precision: what the networks compute with.
             reduce: called between gradients and step on all gradients and the losses (float, of any shapes), and may change
                 them in place; None: nothing is to be done there.
 
@@ -86,7 +95,8 @@ class Phase:
         for group in self.optimizer.param_groups:
             group["lr"], group["betas"] = chosen.learning_rate * share, chosen.betas
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.losses(batch)
+        with computing(precision, batch.images.device):
+            losses = self.losses(batch)
         each = torch.stack(list(losses.values()))
         each.sum().backward()  # type: ignore[no-untyped-call] # torch's own gap
         each = each.detach()

@@ -12,6 +12,7 @@ PenaltyForm = Literal["exact", "finite-difference"]
 Augmentation = Literal["none", "translation", "translation-cutout", "colour-translation-cutout"]
 Schedule = Literal["constant", "cosine", "plateau"]
 BlockStyle = Literal["auto", "dense", "grouped"]
+Precision = Literal["auto", "fp32", "bf16"]
 OnTrouble = Literal["note", "stop", "rollback"]
 FrozenLayers = Annotated[
     int | None,
@@ -23,6 +24,10 @@ FrozenLayers = Annotated[
     ),
 ]
 
+#: What a training began with that began before these options were there, where that is not their default.
+AS_BEFORE = {"precision": "fp32"}
+#: Options that may be left open (`auto`) until a training begins (`models.choosing`).
+OPEN = ("block", "precision")
 #: Options that decide which weights there are, and in what shapes; the second, those of discriminators alone.
 GENERATOR_SHAPE = frozenset({"latent_dim", "base_channels", "block"})
 DISCRIMINATOR_SHAPE = frozenset({"discriminators", "spectral_norm", "minibatch_stddev", "discriminator_channels"})
@@ -52,6 +57,11 @@ class TrainOptions(BaseModel):
         "constant",
         description="How Adam's step size goes over the budget: constant, cosine (falls to a hundredth at the end), or plateau "
         "(halves whenever the loss of the first phase has stopped falling).",
+    )
+    precision: Precision = Field(
+        "auto",
+        description="What the networks compute with while they learn: fp32, bf16 (weights, losses and penalties stay fp32), or "
+        "auto: bf16 on a GPU that is clearly faster with it, tried for a few steps.",
     )
 
 

@@ -26,7 +26,7 @@ from models.freezing import freeze
 from models.generator import Generator, GeneratorCard, load_weights
 from models.means import Means
 from models.objective import Batch, Discriminates, Encodes, Judges, Phase
-from models.options import TrainOptions
+from models.options import AS_BEFORE, TrainOptions
 from models.origin import Origin
 from models.plateau import Plateau
 from models.prior import QUICK, THOROUGH, MixturePrior, fit_prior
@@ -156,7 +156,9 @@ class Training:
         batch = self._next_batch(options)
         self.objective.gauges.clear()
         for phase in self.objective.phases:
-            losses = phase.learn(batch, share=self.plateau.share, reduce=self.ranks.average)
+            losses = phase.learn(
+                batch, share=self.plateau.share, precision=options.precision, reduce=self.ranks.average
+            )
             self._loss_means.add(losses)
             if options.schedule == "plateau" and phase is self.objective.phases[0]:
                 self.plateau.add(torch.stack(list(losses.values())).sum(), self.images_seen + options.batch_size)
@@ -363,7 +365,7 @@ class Training:
         stored, wanted = {"held_out": 0.0, **found.record.config}, self.asked.to_json()
         if stored.get("kind") == self.asked.kind:
             # Read again, so that an option that came after the checkpoint has its default there too.
-            stored["options"] = parse_options(self.asked.kind, stored["options"]).model_dump(mode="json")
+            stored["options"] = parse_options(self.asked.kind, AS_BEFORE | stored["options"]).model_dump(mode="json")
         for name in ("kind", "resolution", "options", "seed", "held_out"):
             if stored.get(name) != wanted[name]:
                 raise BadCheckpoint(

@@ -19,6 +19,7 @@ from models.distributed import train_on
 from models.evaluation import live_measure
 from models.event_log import EventLog, can_log
 from models.footprint import check_fits, footprint
+from models.options import AS_BEFORE
 from models.ranks import most_sharing
 from models.trainer import Outcome, Tick, TrainingConfig
 from store import curves, jobs, kept
@@ -107,7 +108,7 @@ def _settled(run: Run, data: PreparedImages) -> Mapping[str, Any]:
     request, budget = run.claim.request, run.claim.request["budget"]
     choice = choose(
         request["kind"],
-        request["options"],
+        (AS_BEFORE if run.claim.cursor else {}) | request["options"],  # begun by an older worker it stays as it was
         data.manifest,
         request["resolution"],
         torch.device(run.station.device),
@@ -115,12 +116,13 @@ def _settled(run: Run, data: PreparedImages) -> Mapping[str, Any]:
         budget_s=budget.get("seconds"),
     )
     settled = {**request, "kind": choice.kind, "options": choice.options.model_dump(mode="json")}
-    if choice.reasons:
+    if settled != request:
         with run.resources.database.transaction() as session:
             jobs.hold(session, run.claim).request = settled
             model = session.get_one(Model, run.claim.model_id, with_for_update=True)
             model.kind, model.options = choice.kind, settled["options"]
-            model.metrics = {**model.metrics, "choice": list(choice.reasons)}
+            if choice.reasons:
+                model.metrics = {**model.metrics, "choice": list(choice.reasons)}
     for reason in choice.reasons:
         say(run, reason)
     return settled

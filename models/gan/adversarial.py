@@ -21,6 +21,7 @@ from models.gan.losses import GAMES
 from models.gan.penalties import squared_slope, squared_slope_along, unit_slope
 from models.objective import Batch, Hyperparameters, Phase, frozen
 from models.options import GanOptions
+from models.precision import is_lowered
 from models.schedule import step_share
 
 
@@ -112,6 +113,7 @@ class AdversarialObjective:
         if self.options.penalty != "none" and batch.number % self.options.penalty_every == 0:
             of_pictures = partial(_judge, judge, batch.labels)
             weight = self.gamma(batch.fraction) * self.options.penalty_every
+            precise = not is_lowered(real.device)
             if self.options.penalty == "wgan-gp":
                 losses["penalty"] = weight * unit_slope(of_pictures, real, fake, batch.random)
             else:
@@ -119,7 +121,7 @@ class AdversarialObjective:
                 slopes = [
                     squared_slope(of_pictures, images)
                     if self.options.penalty_form == "exact"
-                    else squared_slope_along(of_pictures, logits, images, batch.random)
+                    else squared_slope_along(of_pictures, logits if precise else None, images, batch.random)
                     for images, logits in points
                 ]
                 losses["penalty"] = weight / 2 * torch.stack(slopes).sum()

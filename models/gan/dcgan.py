@@ -62,7 +62,7 @@ class DcganGenerator(nn.Module):
         if self.embedding is not None:
             latents = torch.cat([latents, self.embedding(labels)], dim=1)  # (N, D + E)
         pictures: Tensor = self.layers(latents[:, :, None, None])
-        return pictures
+        return pictures.float()
 
 
 class DcganDiscriminator(nn.Module):
@@ -87,7 +87,7 @@ class DcganDiscriminator(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [N] for images, float [-1, 1], [N, C, H, W] and, if conditional, their labels [N]."""
         logits: Tensor = self.layers(with_label_map(images, labels, self.embedding))
-        return logits.flatten()
+        return logits.flatten().float()
 
 
 def with_label_map(images: Tensor, labels: Tensor | None, embedding: nn.Embedding | None) -> Tensor:

@@ -95,7 +95,7 @@ class FewshotGenerator(nn.Module):
         for place, stage in enumerate(self.stages, start=1):
             made = stage(maps[-1])
             maps.append(self.excitations[place - SKIP](maps[place - SKIP], made) if place >= SKIP else made)
-        return torch.tanh(self.end(maps[-1]))
+        return torch.tanh(self.end(maps[-1])).float()
 
 
 class Halving(nn.Module):
@@ -158,7 +158,7 @@ class FewshotDiscriminator(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [N P] for images, float [-1, 1], [N, C, H, W] and, if conditional, their labels [N]."""
         logits: Tensor = self.read(self.look(images, labels))
-        return logits.flatten()
+        return logits.flatten().float()
 
 
 class FewshotObjective(AdversarialObjective):
@@ -176,9 +176,9 @@ class FewshotObjective(AdversarialObjective):
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert isinstance(judge, FewshotDiscriminator)
         maps = judge.look(images, labels)
-        logits = judge.read(maps).flatten()
+        logits = judge.read(maps).flatten().float()
         if not self.reconstruction:
             return logits, {}
-        redrawn = judge.redraw(maps)
+        redrawn = judge.redraw(maps).float()
         error = F.l1_loss(redrawn, F.adaptive_avg_pool2d(images, redrawn.shape[-1]).clamp(-1, 1))
         return logits, {"redrawing": self.reconstruction * error}

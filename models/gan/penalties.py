@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from models.precision import in_full
+
 STEP = 0.02  # of finite differences, as the deviation of the noise in pixels of [-1, 1]: 2.5 levels of 256
 
 Judge = Callable[[Tensor], Tensor]
@@ -26,25 +28,29 @@ def squared_slope(judge: Judge, images: Tensor) -> Tensor:
     Source: Mescheder, Geiger and Nowozin 2018, arXiv:1801.04406, equation (9).
     """
     images = images.detach().requires_grad_(True)
-    (slope,) = torch.autograd.grad(_each(judge(images), images).sum(), images, create_graph=True)
+    with in_full(images.device):
+        (slope,) = torch.autograd.grad(_each(judge(images), images).sum(), images, create_graph=True)
     return slope.square().sum(dim=(1, 2, 3)).mean()
 
 
-def squared_slope_along(judge: Judge, logits: Tensor, images: Tensor, random: torch.Generator) -> Tensor:
+def squared_slope_along(judge: Judge, logits: Tensor | None, images: Tensor, random: torch.Generator) -> Tensor:
     """E |∇ D(x)|² by differences along random directions: noisier, but with single backpropagation only.
 
         (D(x + ε u) - D(x))² / ε²,      u ~ N(0, I):   its mean over u is |∇ D(x)|² up to O(ε²)
 
     Args:
         judge: the discriminator.
-        logits: D(x), [N P], with its graph.
+        logits: D(x), [N P], with its graph; None: not at hand with all digits.
         images: x, float [N, C, H, W].
         random: where the directions are drawn from, on the CPU.
 
     Source: Lin et al. 2025, arXiv:2501.08316, §3.4 (approximated R1), who leave ε² to the weight.
     """
     directions = torch.randn(images.shape, generator=random).to(images.device)
-    moved = judge(images.detach() + STEP * directions)
+    with in_full(images.device):
+        if logits is None:
+            logits = judge(images.detach())
+        moved = judge(images.detach() + STEP * directions)
     return (_each(moved - logits, images) / STEP).square().mean()
 
 
@@ -61,7 +67,8 @@ def unit_slope(judge: Judge, real: Tensor, fake: Tensor, random: torch.Generator
     """
     share = torch.rand(len(real), 1, 1, 1, generator=random).to(real.device)
     between = (share * real + (1 - share) * fake).detach().requires_grad_(True)
-    (slope,) = torch.autograd.grad(_each(judge(between), between).sum(), between, create_graph=True)
+    with in_full(real.device):
+        (slope,) = torch.autograd.grad(_each(judge(between), between).sum(), between, create_graph=True)
     return (slope.square().sum(dim=(1, 2, 3)).add(1e-12).sqrt() - 1).square().mean()
 
 

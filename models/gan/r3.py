@@ -104,7 +104,7 @@ class R3Generator(nn.Module):
             latents = torch.cat([latents, self.embedding(labels)], dim=1)  # (N, D + E)
         maps = self.start(latents).unflatten(1, (-1, self.size, self.size))
         pictures: Tensor = self.layers(maps.contiguous(memory_format=torch.channels_last))
-        return pictures
+        return pictures.float()
 
 
 class R3Discriminator(nn.Module):
@@ -140,7 +140,7 @@ class R3Discriminator(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [N] for images, float [-1, 1], [N, C, H, W] and, if conditional, their labels [N]."""
         features = self.features(self.layers(images))  # (N, F)
-        logits: Tensor = self.read(features)[:, 0]
+        logits: Tensor = self.read(features)[:, 0].float()
         if self.embedding is not None:
             logits = logits + self.label_weight * (features * self.embedding(labels)).sum(dim=1)
         return logits

@@ -61,7 +61,7 @@ class PatchDiscriminator(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [N P] for images, float [-1, 1], [N, C, H, W] and, if conditional, their labels [N]."""
         logits: Tensor = self.layers(with_label_map(images, labels, self.embedding))
-        return logits.flatten()
+        return logits.flatten().float()
 
 
 class VaeGanObjective(VaeSigmaObjective):

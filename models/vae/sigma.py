@@ -86,7 +86,7 @@ class Encoder(nn.Module):
         maps = self.layers(images)
         if self.embedding is not None:
             maps = maps + self.embedding(labels)[:, :, None, None]
-        means, log_variances = self.head(maps).flatten(1).chunk(2, dim=1)
+        means, log_variances = self.head(maps).flatten(1).float().chunk(2, dim=1)
         return means, log_variances.clamp(*LOG_VARIANCES)
 
 
@@ -113,7 +113,7 @@ class Decoder(nn.Module):
         if self.embedding is not None:
             latents = torch.cat([latents, self.embedding(labels)], dim=1)  # (N, D + E)
         pictures: Tensor = self.layers(latents[:, :, None, None])
-        return pictures
+        return pictures.float()
 
 
 class VaeSigma(nn.Module):

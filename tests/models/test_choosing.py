@@ -94,6 +94,21 @@ def test_the_block_of_r3_is_settled_once(prepared: Prepare) -> None:
     assert (again.options.block, again.reasons) == (other, ())
 
 
+def test_the_precision_is_settled_once_and_without_trial_on_a_cpu(prepared: Prepare) -> None:
+    manifest, options = prepared(8).manifest, SMALL["gan-dcgan"]
+    assert options.get("precision") is None
+
+    first = choose("gan-dcgan", options, manifest, 32, CPU, budget_s=SECONDS)
+    begun: dict[str, Any] = {"kind": "gan-dcgan", "options": {**options, "precision": "bf16"}}
+    again = choose("gan-dcgan", options, manifest, 32, CPU, begun=begun, budget_s=SECONDS)
+    old = choose("gan-dcgan", options, manifest, 32, CPU, begun={"kind": "gan-dcgan", "options": options})
+    asked = choose("gan-dcgan", {**options, "precision": "bf16"}, manifest, 32, CPU, budget_s=SECONDS)
+
+    settled = [choice.options.precision for choice in (first, again, old, asked)]
+    assert settled == ["fp32", "bf16", "fp32", "bf16"]
+    assert first.reasons == ()
+
+
 def test_timing_a_kind_touches_no_random_state() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()

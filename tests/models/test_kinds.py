@@ -85,6 +85,30 @@ def test_equal_seeds_give_equal_weights_and_pixels(
     assert _developed(first).tobytes() != _developed(other).tobytes()
 
 
+def test_in_bfloat16_it_learns_too_with_weights_and_losses_in_float32(
+    name: str, prepared: Prepare, configured: Configure, tmp_path: Path
+) -> None:
+    """Given bf16, I expect other bits than in fp32, close by, penalties included, and the same bits after going on."""
+    data = prepared(21)
+    precise = Training(data, configured(name, options={"precision": "fp32"}), CPU)
+    config = configured(name, options={"precision": "bf16"})
+    lowered = Training(data, config, CPU)
+    for training in (precise, lowered):
+        training.step()
+    losses, exact = lowered.read_losses(), precise.read_losses()
+    assert losses != exact
+    assert losses == pytest.approx(exact, rel=0.1, abs=0.1)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in lowered.state().values())
+
+    lowered.save(tmp_path)
+    resumed, found = Training(data, config, CPU), latest(tmp_path)
+    assert found is not None
+    resumed.restore(found)
+    for training in (lowered, resumed):
+        training.step()
+    assert _same(lowered, resumed)
+
+
 @pytest.mark.parametrize("classes", [0, 2])
 def test_stopping_and_going_on_gives_the_bits_of_a_run_that_never_stopped(
     name: str, classes: int, prepared: Prepare, configured: Configure, tmp_path: Path

@@ -167,7 +167,7 @@ def test_options_that_shape_weights_are_known_as_such(name: str) -> None:
     }  # fmt: skip
     usual = shapes()
     for option, value in parse_options(name, SMALL[name]).model_dump().items():
-        if option in {"conditional", "freeze_layers"}:
+        if option in {"conditional", "freeze_layers", "precision"}:
             continue
         number = value * 2 if isinstance(value, int | float) and value else 1
         changed = shapes(**{option: others.get(option, number)})
