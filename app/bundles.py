@@ -18,7 +18,7 @@ from app.dependencies import Attached, Encoders, IfNoneMatch, JobId
 from app.errors import NotFound, PictureDamaged
 from app.grid import grid_of
 from store import records
-from store.errors import JobNotFound
+from store.errors import BlobNotFound, JobNotFound
 from store.records import JobKind
 from store.resources import Resources
 
@@ -85,7 +85,7 @@ def _grid(resources: Resources, job_id: str, columns: int | None, if_none_match:
     if has_it(if_none_match, made.headers["ETag"]):
         return not_modified(made.headers["ETag"], made.headers)
     images = _images(resources, job_id, min(made.count, MOST_IN_A_GRID))
-    pngs = [resources.blobs.get(image.blob) for image in images]
+    pngs = [resources.blobs.get(image.blob) for image in images]  # 404 where one is deleted just now
     try:
         sheet = grid_of(pngs, columns)
     except (OSError, SyntaxError) as error:  # Pillow raises either
@@ -98,7 +98,8 @@ def _made(resources: Resources, job_id: str, form: str) -> _Made:
         job = session.get(records.Job, job_id)
         if job is None:
             raise JobNotFound(f"there is no job {job_id}")
-        count = session.scalar(select(func.count()).where(records.Image.job_id == job_id)) or 0
+        positions = select(func.count(), func.sum(records.Image.position)).where(records.Image.job_id == job_id)
+        count, total = session.execute(positions).one()
     if count == 0:
         raise NotFound(
             f"{job_id} has no images" + (" yet" if job.kind is JobKind.SAMPLE else f", it is one of {job.kind.value}"),
@@ -106,7 +107,7 @@ def _made(resources: Resources, job_id: str, form: str) -> _Made:
             parameter="job_id",
             remedy="name a generation that has made some: `progress.done` of GET /v1/jobs/{id} counts them",
         )
-    etag = f"W/{etag_of(f'{job_id} {count} {form}'.encode())}"
+    etag = f"W/{etag_of(f'{job_id} {count} {total} {form}'.encode())}"  # images may go as well as come
     return _Made(count, {"Cache-Control": REVALIDATE, "ETag": etag})
 
 
@@ -159,7 +160,14 @@ def _zip(resources: Resources, job_id: str, count: int) -> Iterator[bytes]:
         for image in _images(resources, job_id, count):
             entry = zipfile.ZipInfo(f"{image.position:06d}-seed-{image.seed}.png", image.created_at.timetuple()[:6])
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, resources.blobs.get(image.blob))
+            try:
+                content = resources.blobs.get(image.blob)
+            except BlobNotFound:
+                with resources.database.snapshot() as session:
+                    if session.get(records.Image, image.id) is not None:
+                        raise
+                continue  # it was deleted since its row was read
+            archive.writestr(entry, content)
             if window.unsent_bytes >= CHUNK_BYTES:
                 yield window.take()
     yield window.take()

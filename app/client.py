@@ -320,6 +320,14 @@ class Client:
         """Asks for a job to be canceled, and returns it."""
         return self._json("POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel")
 
+    def delete_job(self, job_id: str) -> None:
+        """Deletes a job that has ended, with its images; raises ClientError while it has not."""
+        self._send("DELETE", f"/v1/jobs/{_plain(job_id)}")
+
+    def delete_image(self, image_id: str) -> None:
+        """Deletes an image."""
+        self._send("DELETE", f"/v1/images/{_plain(image_id)}")
+
     def events(self, job_id: str) -> Iterator[Event]:
         """Everything that happens to a job until it has ended; a lost connection is taken up where it broke."""
         last: str | None = None

@@ -42,6 +42,7 @@ NEXT: dict[str, list[tuple[str, str, str]]] = {
     "Job": [
         ("get_job", "job_id", "/id"),
         ("cancel_job", "job_id", "/id"),
+        ("delete_job", "job_id", "/id"),
         ("follow_job", "job_id", "/id"),
         ("get_job_webhook", "job_id", "/id"),
         ("get_job_grid", "job_id", "/id"),
@@ -59,7 +60,7 @@ NEXT: dict[str, list[tuple[str, str, str]]] = {
         ("list_training_checkpoints", "training_id", "/id"),
         ("delete_model", "model_id", "/id"),
     ],
-    "Image": [("get_image_content", "image_id", "/id")],
+    "Image": [("get_image_content", "image_id", "/id"), ("delete_image", "image_id", "/id")],
     "TrainingState": [("get_training_metrics", "training_id", "/id")],
     "DatasetPage": [("get_dataset", "dataset_id", "/data/0/id")],
     "ModelPage": [("get_model", "model_id", "/data/0/id")],

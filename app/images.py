@@ -19,6 +19,7 @@ from app.errors import InvalidParameter, NotFound
 from app.pages import Page, cut, example_page, newest_first
 from app.renditions import DEFAULT_QUALITY, LEAST_SIDE_PX, MOST_SIDE_PX, PictureFormat, Rendition
 from store import records
+from store.removal import delete_blobs, remove_images
 from store.resources import Resources
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
@@ -154,6 +155,15 @@ def list_images(
 def get_image(resources: Attached, image_id: ImageId) -> Image:
     """What is known of one image."""
     return Image.of(_find(resources, image_id))
+
+
+@router.delete("/{image_id}", summary="Delete an image", operation_id="delete_image", status_code=204)
+def delete_image(resources: Attached, image_id: ImageId) -> None:
+    """Deletes the picture and all that is known of it for good; its job still counts it."""
+    _find(resources, image_id)
+    with resources.database.transaction() as session:
+        blobs = remove_images(session, records.Image.id == image_id)
+    delete_blobs(resources.blobs, blobs)
 
 
 @router.head("/{image_id}/content", include_in_schema=False)

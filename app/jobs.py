@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from app.caching import REVALIDATE, etag_of, has_it, not_modified
 from app.dependencies import NO_NULL, AfterJob, Attached, IfNoneMatch, JobId, Limit, NewsOfJobs
+from app.errors import InUse
 from app.images import EXAMPLE as IMAGE_EXAMPLE
 from app.images import Image, images_of_job
 from app.news import Ear
@@ -27,6 +28,7 @@ from store import jobs, records
 from store.documents import job_document, progress_document
 from store.errors import InvalidTransition, JobNotFound, Unavailable
 from store.records import JobKind, JobPriority, JobStatus
+from store.removal import delete_blobs, remove_job
 from store.resources import Resources, status_notice
 
 log = logging.getLogger(__name__)
@@ -320,6 +322,33 @@ def cancel(resources: Resources, job_id: str) -> Job:
     if upload is not None and job.status is JobStatus.CANCELED:
         resources.blobs.delete(upload)  # no worker will ever want it
     return answer
+
+
+@router.delete(
+    "/{job_id}", summary="Delete a job", operation_id="delete_job", status_code=204, responses=refusals(InUse)
+)
+def delete_job(resources: Attached, job_id: JobId) -> None:
+    """Deletes a job that has ended, for good: a generation with all its images, an export with its file, an evaluation with its
+    strips. What an import or a training has made stays; a training's job goes once its model is deleted.
+    """
+    with resources.database.transaction() as session:
+        job = session.get(records.Job, job_id, with_for_update=True)
+        if job is None:
+            raise JobNotFound(f"there is no job {job_id}")
+        if job.status not in jobs.ENDED:
+            raise InUse(
+                f"{job_id} is {job.status.value}",
+                parameter="job_id",
+                remedy="cancel it with POST /v1/jobs/{id}/cancel, or wait until it has ended",
+            )
+        if job.kind is JobKind.TRAIN and session.get(records.Model, job.model_id) is not None:
+            raise InUse(
+                f"{job_id} is the training of {job.model_id}, which is still there",
+                parameter="job_id",
+                remedy="delete the model first, with DELETE /v1/models/{id}",
+            )
+        blobs = remove_job(session, job)
+    delete_blobs(resources.blobs, blobs)
 
 
 def _json(job: Job) -> bytes:

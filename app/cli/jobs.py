@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from app.cli import output
-from app.cli.options import JsonOption, UrlOption
+from app.cli.options import JsonOption, UrlOption, YesOption
 from app.cli.watching import finish, watch
 from app.client import DEFAULT_URL, Client, JsonObject
 
-commands = typer.Typer(no_args_is_help=True, help="What is being done: list, show, watch, cancel.")
+commands = typer.Typer(no_args_is_help=True, help="What is being done: list, show, watch, cancel, delete.")
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
 
@@ -101,6 +101,20 @@ def cancel(job: JobArgument, as_json: JsonOption = False, url: UrlOption = DEFAU
         output.results().print(f"{found['id']} is canceled.")
     else:
         output.results().print(f"{found['id']} was told to stop.")
+
+
+@commands.command()
+def delete(job: JobArgument, yes: YesOption = False, url: UrlOption = DEFAULT_URL) -> None:
+    """Deletes a job that has ended, for good: a generation with its images, an export with its file.
+
+    Example: darkroom jobs delete job_019ad0…
+    """
+    with Client(url) as client:
+        found = client.job(job)
+        if not yes:
+            typer.confirm(f"Delete {found['id']} ({found['kind']}) and its images?", abort=True, err=True)
+        client.delete_job(found["id"])
+    output.notes().print(f"{found['id']} is deleted.")
 
 
 def print_job(job: JsonObject) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -138,3 +139,25 @@ def test_columns_out_of_bounds_are_refused(service: Service, columns: int | str)
 def test_a_damaged_picture_in_a_sheet_is_named_as_such(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conftest, "PNG", b"no picture")
     assert_problem(service.http.get(made(service, 2)["links"]["grid"]), 500, "picture_damaged")
+
+
+def test_a_zip_leaves_out_what_is_deleted_and_is_not_taken_for_the_one_before(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = service.http.post("/v1/generations", json={"model": service.add_model(), "n": 3, "seed": 5}).json()["id"]
+    service.worker.sample()
+    before = service.http.get(f"/v1/jobs/{job}/images.zip")
+    images = service.http.get("/v1/images", params={"job": job}).json()["data"]
+    service.http.delete(f"/v1/images/{images[1]['id']}")
+    read = bundles._images  # noqa: SLF001  # between it and the reading of the file there is nothing to hold on to
+
+    def read_then_deleted(*arguments: Any) -> Iterator[Image]:
+        rows = list(read(*arguments))
+        service.http.delete(f"/v1/images/{images[2]['id']}")
+        yield from rows
+
+    monkeypatch.setattr(bundles, "_images", read_then_deleted)
+    after = service.http.get(f"/v1/jobs/{job}/images.zip", headers={"If-None-Match": before.headers["etag"]})
+
+    assert after.status_code == 200
+    assert zipfile.ZipFile(io.BytesIO(after.content)).namelist() == ["000000-seed-5.png"]

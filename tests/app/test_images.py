@@ -192,3 +192,16 @@ def test_no_more_pictures_are_encoded_at_once_than_may_and_the_rest_is_served_me
         assert not arrived.acquire(blocking=False)
         assert service.http.get(image["url"]).status_code == 200
         go_on.set()
+
+
+def test_a_deleted_image_is_gone_with_its_file_and_its_neighbours_stay(service: Service) -> None:
+    first, second = make(service, n=2)
+
+    assert service.http.delete(f"/v1/images/{first['id']}").status_code == 204
+
+    for path in (first["url"], f"/v1/images/{first['id']}"):
+        assert_problem(service.http.get(path), 404, "image_not_found", "image_id")
+    assert_problem(service.http.delete(f"/v1/images/{first['id']}"), 404, "image_not_found", "image_id")
+    assert service.http.get(second["url"]).status_code == 200
+    assert [image["id"] for image in service.http.get("/v1/images").json()["data"]] == [second["id"]]
+    assert len([path for path in service.blob_files() if path.startswith("images/")]) == 1

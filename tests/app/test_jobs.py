@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from store import jobs
+from store.exports import export_key
 from store.records import JobKind
+from store.strips import strips_key
 from tests.app.conftest import Service, assert_problem, at_the_same_time, eventually
 
 
@@ -174,3 +177,48 @@ def test_a_job_shows_its_first_hundred_images_and_links_to_all(service: Service)
     assert (page["has_more"], rest["has_more"]) == (True, False)
     (listed,) = service.http.get("/v1/jobs").json()["data"]
     assert listed["images"] is None
+
+
+def test_a_deleted_generation_is_gone_with_its_images(service: Service) -> None:
+    model_id = service.add_model()
+    gone, stays = (service.http.post("/v1/generations", json={"model": model_id, "n": n}).json()["id"] for n in (3, 2))
+    service.worker.sample()
+
+    assert service.http.delete(f"/v1/jobs/{gone}").status_code == 204
+
+    assert_problem(service.http.get(f"/v1/jobs/{gone}"), 404, "job_not_found", "job_id")
+    assert_problem(service.http.delete(f"/v1/jobs/{gone}"), 404, "job_not_found", "job_id")
+    assert {image["job"] for image in service.http.get("/v1/images").json()["data"]} == {stays}
+    assert len([path for path in service.blob_files() if path.startswith("images/")]) == 2
+
+
+def test_an_unfinished_job_is_not_deleted(service: Service) -> None:
+    job = service.http.post("/v1/generations", json={"model": service.add_model(), "n": 1}).json()["id"]
+    assert_problem(service.http.delete(f"/v1/jobs/{job}"), 409, "in_use", "job_id")
+    claim = service.worker.claim(JobKind.SAMPLE)
+    assert_problem(service.http.delete(f"/v1/jobs/{job}"), 409, "in_use", "job_id")
+    service.worker.fail(claim, "broken", retryable=False)
+    assert service.http.delete(f"/v1/jobs/{job}").status_code == 204
+
+
+def test_a_training_s_job_goes_only_after_its_model(service: Service) -> None:
+    body = {"dataset": service.add_dataset(), "kind": "gan-dcgan", "resolution": 64, "budget": {"images": 100}}
+    job = service.http.post("/v1/trainings", json=body).json()
+    service.worker.fail(service.worker.claim(JobKind.TRAIN), "broken", retryable=False)
+    assert_problem(service.http.delete(f"/v1/jobs/{job['id']}"), 409, "in_use", "job_id")
+    assert service.http.delete(f"/v1/models/{job['model']}").status_code == 204
+    assert service.http.delete(f"/v1/jobs/{job['id']}").status_code == 204
+
+
+@pytest.mark.parametrize("kind", [JobKind.EXPORT, JobKind.EVALUATE])
+def test_a_deleted_export_or_evaluation_takes_its_file_along(service: Service, kind: JobKind) -> None:
+    model_id = service.add_model()
+    with service.resources.database.transaction() as session:
+        now = service.resources.database.now(session)
+        job = jobs.submit(session, kind, {"format": "onnx"}, now=now, model_id=model_id).id
+    claim = service.worker.claim(kind)
+    key = export_key(model_id, job, claim.fence) if kind is JobKind.EXPORT else strips_key(model_id, job)
+    service.resources.blobs.put(key, b"file")
+    service.worker.succeed(claim, {})
+    assert service.http.delete(f"/v1/jobs/{job}").status_code == 204
+    assert not service.resources.blobs.exists(key)

@@ -321,6 +321,13 @@ def test_jobs_are_listed_shown_watched_and_canceled(run: Run, service: Service) 
     assert watched.status == 1
     assert "was canceled" in watched.err
 
+    # The model that was to come of it is still listed
+    refused = run("jobs", "delete", job["id"], "--yes")
+    assert (refused.status, "delete the model first" in refused.err) == (2, True)
+    run("models", "delete", job["model"], "--yes")
+    assert "is deleted" in run("jobs", "delete", job["id"], "--yes").err
+    assert run("jobs", "show", job["id"]).status == 2
+
 
 def test_watching_follows_a_job_to_its_end(run: Run, service: Service) -> None:
     service.add_dataset()
