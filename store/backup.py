@@ -111,6 +111,20 @@ def _still(before: References, after: References) -> bool:
     return before.required <= after.required and before.checkpoints == after.checkpoints
 
 
+class _Lines(gzip.GzipFile):
+    """Compressed lines in a temporary file: equal lines give equal bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0)
+        self._file = file
+
+    def done(self) -> BinaryIO:
+        """The whole file, from its start."""
+        self.close()
+        self._file.seek(0)
+        return self._file
+
+
 class _Copy:
     """The objects of a backup in the making."""
 
@@ -178,7 +192,7 @@ class _Copy:
         """Copies a table's rows, of the session's moment."""
         count = session.scalar(select(func.count()).select_from(table)) or 0
         done = 0
-        with _lines() as lines:
+        with self._lines() as lines:
             for row in session.execute(select(table).order_by(*table.primary_key).execution_options(yield_per=1000)):
                 lines.write(json.dumps(dict(row._mapping), default=_plain).encode() + b"\n")  # its public name
                 done += 1
@@ -216,32 +230,18 @@ class _Copy:
         self.store.put_many(together)
         return gone, damaged
 
+    @contextmanager
+    def _lines(self) -> Iterator[_Lines]:
+        # On the backup's own disk: it may be large, and /tmp may be memory.
+        with tempfile.TemporaryFile(dir=self.store.root) as file:
+            yield _Lines(cast(BinaryIO, file))
+
     def index(self) -> str:
         """Stores the list of all blobs, and returns its object."""
-        with _lines() as lines:
+        with self._lines() as lines:
             for item in self.items:
                 lines.write(item.model_dump_json().encode() + b"\n")
             return self.add(lines.done())
-
-
-class _Lines(gzip.GzipFile):
-    """Compressed lines in a temporary file: equal lines give equal bytes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0)
-        self._file = file
-
-    def done(self) -> BinaryIO:
-        """The whole file, from its start."""
-        self.close()
-        self._file.seek(0)
-        return self._file
-
-
-@contextmanager
-def _lines() -> Iterator[_Lines]:
-    with tempfile.TemporaryFile() as file:
-        yield _Lines(cast(BinaryIO, file))
 
 
 def _plain(value: object) -> str:

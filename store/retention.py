@@ -63,7 +63,9 @@ def retire(database: Database, blobs: Blobs, settings: Settings) -> Counter[str]
             if session.execute(old(before).limit(1)).first() is None:
                 continue
         with database.transaction() as session:
-            rows = session.scalars(old(before).limit(BATCH)).all()
+            rows = session.scalars(
+                old(before).limit(BATCH).with_for_update(skip_locked=True)
+            ).all()  # others retire too
             doomed = remove(session, rows, before)
         delete_blobs(blobs, doomed)
         gone[name] += len(doomed) if remove is _remove_checkpoints else len(rows)
@@ -115,7 +117,7 @@ def _old_checkpoints(before: datetime) -> Select[Any]:
         TrainingCheckpoint.blob != Model.checkpoint,
         is_not_newest,
     )
-    return select(Model).where(Model.status != ModelStatus.TRAINING, old).order_by(Model.id).with_for_update()
+    return select(Model).where(Model.status != ModelStatus.TRAINING, old)
 
 
 def _remove_checkpoints(session: Session, rows: Sequence[Model], before: datetime) -> list[str]:

@@ -149,7 +149,7 @@ def test_a_zip_leaves_out_what_is_deleted_and_is_not_taken_for_the_one_before(
     before = service.http.get(f"/v1/jobs/{job}/images.zip")
     images = service.http.get("/v1/images", params={"job": job}).json()["data"]
     service.http.delete(f"/v1/images/{images[1]['id']}")
-    read = bundles._images  # noqa: SLF001  # between it and the reading of the file there is nothing to hold on to
+    read = bundles._images  # between it and the reading of the file there is nothing to hold on to
 
     def read_then_deleted(*arguments: Any) -> Iterator[Image]:
         rows = list(read(*arguments))

@@ -91,7 +91,7 @@ class Interleavings(RuleBasedStateMachine):
             shutil.rmtree(self.directory)
 
 
-@pytest.mark.parametrize("examples", [5, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [5, pytest.param(60, marks=pytest.mark.slow)])
 def test_no_interleaving_loses_a_blob_or_leaves_an_orphan(sqlite_url: str, examples: int) -> None:
     class Here(Interleavings):
         template = Path(sqlite_url.removeprefix("sqlite:///"))

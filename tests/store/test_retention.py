@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -224,3 +227,22 @@ def test_a_blob_that_can_t_be_deleted_stops_nothing(database: Database, caplog: 
     assert retention.retire(database, blobs, settings(keep_images_days=5)) == {"images": 1}
     assert left(database, Image) == set()
     assert "is left behind" in caplog.text
+
+
+def test_two_hosts_that_look_at_the_same_time_do_no_harm(database: Database) -> None:
+    blobs, limits = MemoryBlobs(), settings(keep_images_days=5, keep_jobs_days=5)
+    for _ in range(20):
+        image(database, blobs, job(database, OLD), OLD)
+        job(database, OLD)
+    start = threading.Barrier(2)
+
+    def look() -> Counter[str]:
+        start.wait(10)
+        return sum((retention.retire(database, blobs, limits) for _ in range(2)), Counter())
+
+    with ThreadPoolExecutor(2) as hosts:
+        first, second = [host.result() for host in [hosts.submit(look) for _ in range(2)]]
+
+    retention.retire(database, blobs, limits)
+    assert left(database, Job) == left(database, Image) == set()
+    assert first["jobs"] + second["jobs"] >= 20
