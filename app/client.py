@@ -91,17 +91,20 @@ class Client:
         *,
         name: str,
         resolution: int | None = None,
+        duplicates: str | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> JsonObject:
-        """Sends a zip of pictures, piece by piece, and returns the job that imports it.
+        """Sends an archive of pictures, piece by piece, and returns the job that imports it.
 
         Args:
-            archive: the zip, open at any place, seekable.
+            archive: a zip or a tar, open at any place, seekable.
             name: what to call the data set.
             resolution: side of the prepared squares, px; None: the service chooses.
+            duplicates: a catalog.DuplicatePolicy; None: they are kept.
             on_progress: told how many bytes of the archive have been sent.
         """
-        fields = {"name": name} | ({"resolution": str(resolution)} if resolution is not None else {})
+        options = {"resolution": resolution, "duplicates": duplicates}
+        fields = {"name": name} | {field: str(value) for field, value in options.items() if value is not None}
         file = cast(BinaryIO, _Counted(archive, on_progress)) if on_progress is not None else archive
         return self._json(
             "POST",

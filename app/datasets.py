@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 MANIFEST = "manifest.json"
+PATHS_SHOWN = 100  # of one group of duplicates
 
 EXAMPLE: dict[str, Any] = {
     "id": "ds_019ad3a8c0de7c3f8f4d2b6a10c5e7f1",
@@ -40,6 +42,11 @@ EXAMPLE: dict[str, Any] = {
     "classes": [{"name": "0", "count": 178}, {"name": "1", "count": 1619}],
     "size_bytes": 1840128,
     "refused": [{"path": "3/broken.png", "reason": "truncated: the file ends early"}],
+    "skipped_count": 2,
+    "duplicates": {
+        "exact": {"images": 2, "groups": 1, "first": [["3/1.png", "3/1 (copy).png"]]},
+        "near": {"images": 0, "groups": 0, "first": []},
+    },
     "links": {
         "self": "/v1/datasets/ds_019ad3a8c0de7c3f8f4d2b6a10c5e7f1",
         "jobs": "/v1/jobs?dataset=ds_019ad3a8c0de7c3f8f4d2b6a10c5e7f1",
@@ -67,6 +74,40 @@ class Refused(BaseModel):
     )
 
 
+class DuplicateGroups(BaseModel):
+    """Groups of images that are one picture."""
+
+    images: int = Field(description="Images in all groups.")
+    groups: int = Field(description="Number of groups.")
+    first: list[list[str]] = Field(description="The first groups, with the first paths of each.")
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE["duplicates"]["exact"]]})
+
+    @classmethod
+    def of(cls, groups: list[list[int]], paths: list[str], limit: int) -> DuplicateGroups:
+        """Groups of places in a manifest as groups of paths."""
+        first = [[paths[place] for place in group[:PATHS_SHOWN]] for group in groups[:limit]]
+        return cls(images=sum(map(len, groups)), groups=len(groups), first=first)
+
+
+class Duplicates(BaseModel):
+    """Images that are there more than once."""
+
+    exact: DuplicateGroups = Field(description="Of the same file, byte for byte.")
+    near: DuplicateGroups = Field(description="That look the same, though their files differ.")
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE["duplicates"]]})
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the manifest of a data set says of its files."""
+
+    refused: list[Refused]
+    skipped_count: int
+    duplicates: Duplicates
+
+
 class Dataset(BaseModel):
     """Pictures that a model can be trained on."""
 
@@ -84,13 +125,19 @@ class Dataset(BaseModel):
     refused: list[Refused] | None = Field(
         None, description="The first refused files with the reasons; null in lists, and until it is ready."
     )
+    skipped_count: int | None = Field(
+        None, description="Files that systems leave behind, such as .DS_Store; null in lists, and until it is ready."
+    )
+    duplicates: Duplicates | None = Field(
+        None, description="Images that are there more than once; null in lists, and until it is ready."
+    )
     links: dict[str, str] = Field(description="Paths of what belongs to it.")
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     @classmethod
-    def of(cls, dataset: records.Dataset, refused: list[Refused] | None = None) -> Dataset:
-        """The row as clients see it."""
+    def of(cls, dataset: records.Dataset, report: Report | None = None) -> Dataset:
+        """The row as clients see it, with what its manifest reports."""
         return cls(
             id=dataset.id,
             name=dataset.name,
@@ -102,7 +149,9 @@ class Dataset(BaseModel):
             channels=dataset.channels,
             classes=[ClassCount(**one) for one in dataset.classes] if dataset.classes is not None else None,
             size_bytes=dataset.size_bytes,
-            refused=refused,
+            refused=report.refused if report else None,
+            skipped_count=report.skipped_count if report else None,
+            duplicates=report.duplicates if report else None,
             links={"self": f"/v1/datasets/{dataset.id}", "jobs": f"/v1/jobs?dataset={dataset.id}"},
         )
 
@@ -110,7 +159,9 @@ class Dataset(BaseModel):
 class DatasetPage(Page[Dataset]):
     """One page of data sets."""
 
-    model_config = ConfigDict(json_schema_extra=example_page({**EXAMPLE, "refused": None}))
+    model_config = ConfigDict(
+        json_schema_extra=example_page({**EXAMPLE, "refused": None, "skipped_count": None, "duplicates": None})
+    )
 
 
 @router.get("", summary="List data sets", operation_id="list_datasets")
@@ -126,14 +177,15 @@ def get_dataset(
     resources: Attached,
     dataset_id: DatasetId,
     refused_limit: Annotated[int, Query(ge=0, le=100_000, description="Most refused files to show.")] = 100,
+    duplicates_limit: Annotated[
+        int, Query(ge=0, le=10_000, description="Most groups of duplicates to show of each sort.")
+    ] = 20,
 ) -> Dataset:
-    """A data set with the files that were refused, and why."""
+    """A data set with the files that were refused, and why, and those that are there more than once."""
     with resources.database.snapshot() as session:
         dataset = find(session, dataset_id)
-    refused = None
-    if dataset.status is DatasetStatus.READY:
-        refused = _refused(resources, dataset_id, refused_limit) if dataset.refused_count and refused_limit else []
-    return Dataset.of(dataset, refused)
+    is_ready = dataset.status is DatasetStatus.READY
+    return Dataset.of(dataset, _report(resources, dataset_id, refused_limit, duplicates_limit) if is_ready else None)
 
 
 @router.delete(
@@ -197,9 +249,18 @@ def delete_blobs(resources: Resources, *prefixes: str) -> None:
             log.warning("%s is left behind: %s", prefix, error)
 
 
-def _refused(resources: Resources, dataset_id: str, limit: int) -> list[Refused] | None:
+def _report(resources: Resources, dataset_id: str, refused_limit: int, duplicates_limit: int) -> Report | None:
     try:
         manifest = json.loads(resources.blobs.get(f"datasets/{dataset_id}/{MANIFEST}"))
     except BlobNotFound:
         return None  # deleted between the row and here
-    return [Refused(path=one["path"], reason=one["reason"]) for one in manifest["refused"][:limit]]
+    paths = [image["path"] for image in manifest["images"]]
+    groups = manifest.get("duplicates", {})  # an import of an earlier release did not look for them
+    return Report(
+        refused=[Refused(path=one["path"], reason=one["reason"]) for one in manifest["refused"][:refused_limit]],
+        skipped_count=manifest.get("skipped", 0),
+        duplicates=Duplicates(
+            exact=DuplicateGroups.of(groups.get("exact", []), paths, duplicates_limit),
+            near=DuplicateGroups.of(groups.get("near", []), paths, duplicates_limit),
+        ),
+    )

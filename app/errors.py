@@ -18,7 +18,7 @@ AppError
 ├── TooLarge             the body is larger than the settings allow
 ├── UnsupportedMedia     the body's type is not one of those that this route reads
 ├── InvalidParameter     a value is wrong; the message names what is accepted
-│   ├── NotAZip              the upload is no zip archive
+│   ├── NotAnArchive         the upload is no zip or tar archive
 │   ├── SourceNotFound       nothing is at the path to import
 │   ├── SourceUnreadable     the system does not let us look at the path to import
 │   └── KeyReused            the Idempotency-Key came with another request before
@@ -140,7 +140,7 @@ class InvalidParameter(AppError):
     """A value is wrong."""
 
 
-class NotAZip(InvalidParameter):
+class NotAnArchive(InvalidParameter):
     """The upload is no zip archive."""
 
 
@@ -210,7 +210,7 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     TooLarge: Answer(413, "too_large"),
     UnsupportedMedia: Answer(415, "unsupported_media_type"),
     InvalidParameter: Answer(422, "invalid_parameter"),
-    NotAZip: Answer(422, "not_a_zip"),
+    NotAnArchive: Answer(422, "not_an_archive"),
     SourceNotFound: Answer(422, "source_not_found"),
     SourceUnreadable: Answer(422, "source_unreadable"),
     KeyReused: Answer(422, "idempotency_key_reused"),

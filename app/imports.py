@@ -1,4 +1,4 @@
-"""Bringing pictures in: a zip by upload, or a path inside the import root; either becomes an import job."""
+"""Bringing pictures in: a zip or a tar by upload, or a path inside the import root; either becomes an import job."""
 
 from __future__ import annotations
 
@@ -75,6 +75,11 @@ class ImportOptions(BaseModel):
     background: str = Field(
         "#ffffff", pattern=r"^#[0-9a-fA-F]{6}$", description="Colour behind transparent pixels, #rrggbb."
     )
+    duplicates: catalog.DuplicatePolicy = Field(
+        catalog.DuplicatePolicy.KEEP,
+        description="Pictures that are there more than once: keep them, drop all but the first of the same file, "
+        "or drop near duplicates too. They are reported in any case.",
+    )
     webhook: AskedWebhook = None
 
     model_config = ConfigDict(
@@ -88,7 +93,7 @@ class ImportByPath(ImportOptions):
     path: str = Field(
         min_length=1,
         max_length=4096,
-        description="A folder or zip inside the import root; relative to it, or absolute.",
+        description="A folder, zip or tar inside the import root; relative to it, or absolute.",
     )
 
     model_config = ConfigDict(
@@ -97,9 +102,12 @@ class ImportByPath(ImportOptions):
 
 
 class UploadForm(ImportOptions):
-    """A zip of pictures. Folders in it become classes."""
+    """An archive of pictures. Folders in it become classes."""
 
-    file: str = Field(json_schema_extra={"format": "binary"}, description="The zip.")
+    file: str = Field(
+        json_schema_extra={"format": "binary"},
+        description="A zip, or a tar: plain, or compressed by gzip, bzip2 or xz.",
+    )
     webhook: str | None = Field(None, description="URL that is told when the job has ended.")  # type: ignore[assignment]
 
     model_config = ConfigDict(
@@ -125,7 +133,7 @@ class UploadForm(ImportOptions):
     },
 )
 async def create_dataset(request: Request, resources: Attached, idempotency_key: IdempotencyKey) -> Response:
-    """Send a zip as multipart upload, or name a path inside the import root. Answers with the job that imports it."""
+    """Send a zip or a tar as multipart upload, or name a path inside the import root. Answers with the job that imports it."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         return await _from_upload(request, resources, idempotency_key)
@@ -135,7 +143,7 @@ async def create_dataset(request: Request, resources: Attached, idempotency_key:
     raise UnsupportedMedia(
         f"Content-Type is {media_type or 'missing'}",
         parameter="Content-Type",
-        remedy="send a zip as multipart/form-data, or a path as application/json",
+        remedy="send a zip or a tar as multipart/form-data, or a path as application/json",
     )
 
 

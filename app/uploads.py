@@ -1,6 +1,6 @@
 """Uploads: a multipart body goes from the socket into a blob, piece by piece, never whole in memory.
 
-Knows nothing of data sets: it takes one part called `file`, a zip, and small text fields with given names.
+Knows nothing of data sets: it takes one part called `file`, an archive, and small text fields with given names.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
-from app.errors import InvalidParameter, MalformedRequest, NotAZip, TooLarge
+from app.errors import InvalidParameter, MalformedRequest, NotAnArchive, TooLarge
 from store.blobs import Blobs
 from store.settings import PREFIX
 
 FILE = "file"
-ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # an entry, or the end of an archive that has none
+#: How archives begin: zip (an entry, or the end of one that has none), gzip, bzip2, xz and zstd.
+MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+TAR_MAGIC, TAR_MAGIC_AT = b"ustar", 257
+HEAD_BYTES = TAR_MAGIC_AT + len(TAR_MAGIC)
 MAX_FIELD_BYTES = 2_000
 MAX_OVERHEAD_BYTES = 64 * 1024  # what a body may have besides the file: boundaries, headers, fields
 BLOCK_BYTES = 2**20  # collected from the socket before a thread parses, hashes and writes it
@@ -54,7 +57,7 @@ async def receive(request: Request, blobs: Blobs, key: str, *, fields: Collectio
 
     Raises:
         TooLarge: the file, or the body besides it, is larger than that.
-        NotAZip: the file does not begin as a zip does.
+        NotAnArchive: the file does not begin as a zip or a tar does, compressed or not.
         MalformedRequest: the body is not what its Content-Type says, or ends too early.
         InvalidParameter: a part is missing, twice there, or unknown.
         StorageFull, BlobsUnavailable: from the storage.
@@ -74,7 +77,7 @@ async def receive(request: Request, blobs: Blobs, key: str, *, fields: Collectio
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(receiver.abort, error)
             raise
-    except (TooLarge, NotAZip, MalformedRequest, InvalidParameter):
+    except (TooLarge, NotAnArchive, MalformedRequest, InvalidParameter):
         await body.drain()
         raise
 
@@ -125,7 +128,7 @@ class _Receiver:
         self._open = ExitStack()
         self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
-        self._head = b""  # the file's first bytes, until they are enough to recognise a zip
+        self._head = b""  # the file's first bytes, until they are enough to recognise an archive
         self._has_file = self._is_complete = False
         self._overhead_bytes = 0
         self._header_name, self._header_value = b"", b""
@@ -168,7 +171,7 @@ class _Receiver:
             raise InvalidParameter(
                 f"{FILE}: the form has no file of this name",
                 parameter=FILE,
-                remedy=f"send a zip of pictures as the part `{FILE}`, as in curl -F {FILE}=@pictures.zip",
+                remedy=f"send a zip or a tar of pictures as the part `{FILE}`, as in curl -F {FILE}=@pictures.zip",
             )
         self._open.close()  # writes, flushes to the disk, renames
         self.upload.sha256 = self._hash.hexdigest()
@@ -203,7 +206,7 @@ class _Receiver:
         if name == FILE:
             if self._has_file:
                 raise InvalidParameter(
-                    f"{FILE} is there twice", parameter=FILE, remedy="send one zip for each data set"
+                    f"{FILE} is there twice", parameter=FILE, remedy="send one archive for each data set"
                 )
             self._has_file = True
             self.upload.filename = parameters.get(b"filename", b"").decode(errors="replace")
@@ -231,9 +234,9 @@ class _Receiver:
         self.upload.size_bytes += len(data)
         if self.upload.size_bytes > self._limit_bytes:
             raise _too_large(self._limit_bytes)
-        if len(self._head) < 4:
-            self._head += data[: 4 - len(self._head)]
-            if len(self._head) == 4:
+        if len(self._head) < HEAD_BYTES:
+            self._head += data[: HEAD_BYTES - len(self._head)]
+            if len(self._head) == HEAD_BYTES:
                 self._check_magic()
         assert self._file is not None
         self._file.write(data)
@@ -241,7 +244,7 @@ class _Receiver:
 
     def _on_part_end(self) -> None:
         if self._part == FILE:
-            self._check_magic()  # a file of less than four bytes has not been looked at yet
+            self._check_magic()  # a very short file has not been looked at yet
         elif self._part is not None:
             try:
                 self.upload.fields[self._part] = self._value.decode()
@@ -254,12 +257,12 @@ class _Receiver:
         self._is_complete = True
 
     def _check_magic(self) -> None:
-        if self._head not in ZIP_MAGIC:
-            what = f"begins with {self._head!r}" if self._head else "is empty"
-            raise NotAZip(
-                f"{FILE}: {self.upload.filename[:100]!r} {what}, so it is no zip archive",
+        if not self._head.startswith(MAGIC) and self._head[TAR_MAGIC_AT:] != TAR_MAGIC:
+            what = f"begins with {self._head[:4]!r}" if self._head else "is empty"
+            raise NotAnArchive(
+                f"{FILE}: {self.upload.filename[:100]!r} {what}, so it is no archive",
                 parameter=FILE,
-                remedy="put the pictures into a zip; folders in it become classes",
+                remedy="put the pictures into a zip or a tar; folders in it become classes",
             )
 
 

@@ -13,7 +13,7 @@ import torch
 import typer
 
 from models import checkpoint
-from models.catalog import AUTO, KINDS, ExportFormat, OnTrouble, wanted
+from models.catalog import AUTO, KINDS, DuplicatePolicy, ExportFormat, OnTrouble, wanted
 from models.checkpoint import Checkpoint
 from models.choosing import Inheritance, choose
 from models.config import TrainingConfig
@@ -34,6 +34,7 @@ from models.export import export
 from models.footprint import check_fits, footprint
 from models.gan.netg import import_netg
 from models.generator import CARD, Generator
+from models.manifest import MANIFEST_NAME
 from models.png import encode, grid
 from models.prepare import prepare
 from models.sampling import Blend, SampleItem, Sampler
@@ -56,7 +57,7 @@ app = typer.Typer(
 )
 def prepare_command(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A folder or a zip; one subfolder a class gives labels.")
+        Path, typer.Argument(metavar="SRC", help="A folder, a zip or a tar; one subfolder a class gives labels.")
     ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Directory for the prepared data.")],
     resolution: Annotated[
@@ -65,6 +66,10 @@ def prepare_command(
     channels: Annotated[
         int | None, typer.Option(metavar="1|3", help="1 grey, 3 colour. Default: 3 unless every picture is grey.")
     ] = None,
+    duplicates: Annotated[
+        DuplicatePolicy,
+        typer.Option(help="What becomes of pictures that are there twice: exactly, byte for byte, or nearly."),
+    ] = DuplicatePolicy.KEEP,
     as_json: Json = False,
 ) -> None:
     with errors(as_json), interruptible() as interrupted, progress() as shown:
@@ -74,6 +79,7 @@ def prepare_command(
             target,
             resolution=resolution,
             channels=channels,
+            duplicates=duplicates,
             on_progress=lambda done, total: shown.update(bar, completed=done, total=total),
             should_stop=interrupted,
         )
@@ -84,6 +90,9 @@ def prepare_command(
     size, colour = manifest.resolution, "grey" if manifest.channels == 1 else "RGB"
     classes = f" in {len(manifest.classes)} classes" if manifest.classes else ""
     say(f"{manifest.count:,} images{classes}, {size}x{size} {colour}, in {target}")
+    for word, groups in (("the same file", manifest.duplicates.exact), ("near duplicates", manifest.duplicates.near)):
+        if groups:
+            say(f"{word}: {sum(map(len, groups)):,} images in {len(groups):,} groups, named in {MANIFEST_NAME}")
     for refused in manifest.refused[:20]:
         say(f"refused {refused.path}: {refused.reason}")
     if len(manifest.refused) > 20:

@@ -11,7 +11,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from models.entries import MIB, Entry, Limits, Meter, check_entry_count, clean_path, in_bytes, in_order, is_clutter
+from models.entries import (
+    MIB,
+    Entry,
+    Limits,
+    Meter,
+    check_entry_count,
+    clean_path,
+    encoding_of,
+    in_bytes,
+    in_order,
+    is_clutter,
+)
 from models.errors import LimitExceeded, ModelsError, NotAnArchive, Refused
 
 _CHUNK_BYTES = 256 * 1024
@@ -37,6 +48,7 @@ class Archive:
     def __init__(self, path: Path, limits: Limits) -> None:
         self.name = clean_path(path.name)
         self._limits = limits
+        self.skipped = 0
         # zipfile counts its open members without a lock and closes the file at zero, unless the file is ours.
         self._file = path.open("rb")
         try:
@@ -72,12 +84,12 @@ class Archive:
         member = self._members[entry.number]
         limits = self._limits
         wanted = limits.max_file_bytes + 1 if at_most_bytes is None else at_most_bytes
-        pieces: list[bytes] = []
+        data = io.BytesIO()
         length = 0
         try:
             with self._zip.open(member) as stream:
                 while length < wanted and (piece := stream.read(min(_CHUNK_BYTES, wanted - length))):
-                    pieces.append(piece)
+                    data.write(piece)
                     length += len(piece)
                     meter.add(len(piece))
                     if length > limits.max_file_bytes:
@@ -91,14 +103,18 @@ class Archive:
             raise
         except Exception as error:  # zipfile's own, and those of the four decompressors behind it
             raise Refused(f"cannot be unpacked: pack it again ({_first_line(error)})") from error
-        return b"".join(pieces)
+        return data.getvalue()
 
     def _list(self) -> list[Entry]:
         entries = []
         names = _names(self._members)
         for number, (member, name) in enumerate(zip(self._members, names, strict=True)):
             path = clean_path(name)
-            if not name.endswith("/") and not is_clutter(path):
+            if name.endswith("/"):
+                continue
+            if is_clutter(path):
+                self.skipped += 1
+            else:
                 entries.append(Entry(path, member.file_size, number, _refusal(member, self._limits)))
         return in_order(entries)
 
@@ -125,7 +141,7 @@ def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
     All of an archive's unmarked names are read in one encoding, so that one folder never gets two spellings.
     """
     unmarked = [member.filename.encode("cp437") for member in members if not member.flag_bits & _NAME_IS_UTF8]
-    encoding = _encoding(b"\n".join(unmarked))
+    encoding = encoding_of(b"\n".join(unmarked))
     names = []
     for member in members:
         name = member.filename
@@ -133,23 +149,6 @@ def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
             name = name.encode("cp437").decode(encoding)
         names.append(name.replace("\\", "/") if member.create_system == _MADE_ON_WINDOWS else name)
     return names
-
-
-def _encoding(raw: bytes) -> str:
-    """The encoding that all these name bytes are in, as far as can be told."""
-    if raw.isascii():
-        return "cp437"
-    for encoding in ("utf-8", "gbk"):
-        try:
-            text = raw.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        # By chance western letters of code page 437 decode as rare characters of GBK, but hardly as common ones.
-        wide = [character for character in text if character > "\x7f"]
-        common = len("".join(wide).encode("gb2312", "ignore")) // 2
-        if encoding == "utf-8" or common * 2 > len(wide):
-            return encoding
-    return "cp437"
 
 
 # The records that end a zip file. https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.12 to 4.3.16

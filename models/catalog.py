@@ -66,6 +66,14 @@ RESOLUTIONS = (32, 64, 96, 128)  # pixels on a side that every kind makes
 MAX_SEED = 2**32 - 1  # PyTorch's CPU generator reads no more bits than these: larger seeds would repeat smaller ones
 
 
+class DuplicatePolicy(enum.StrEnum):
+    """What becomes of images that an import finds more than once (`models.duplicates`)."""
+
+    KEEP = "keep"  # they stay, and are reported
+    DROP_EXACT = "drop-exact"  # of the same file, byte for byte, the first stays
+    DROP = "drop"  # and of pictures that look the same
+
+
 class ExportFormat(enum.StrEnum):
     """What a trained generator can be handed on as (`models.export`)."""
 

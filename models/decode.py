@@ -198,6 +198,7 @@ _STARTS = (  # of files that Pillow could not open though it knows the format
     (b"MM\0*", "TIFF"),
     (b"\0\0\0\x0cjP", "JPEG 2000"),
 )
+
 _STARTS_OF_OTHERS = (
     (b"PK\3\4", "not an image but an archive: unpack it, or import it on its own"),
     (b"Rar!", "not an image but an archive: unpack it first"),
@@ -209,6 +210,11 @@ _STARTS_OF_OTHERS = (
 )
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _TRUNCATED = "truncated: the file ends early; copy or export it again"
+
+
+def may_say_more_later(start: bytes) -> bool:
+    """Whether bytes that could not be opened are the beginning of a file whose size may stand further on."""
+    return start.startswith(tuple(magic for magic, _ in _STARTS)) or start[4:8] == b"ftyp"
 
 
 def _what_it_is(data: bytes) -> str:

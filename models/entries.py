@@ -32,6 +32,9 @@ class Limits:
     max_ratio: float = 200.0  # unpacked to packed bytes, of one archived file above 1 MiB and of the whole archive
     max_entries: int = 500_000  # files in the source, of any kind; more ends the import
     max_pixels: int = 50_000_000  # width times height of one image, checked before it is decoded
+    max_decode_s: float = 20.0  # processor time for one image; slower ones are refused by name
+    max_memory_bytes: int = 2048 * MIB  # address space of a process that decodes
+    max_lost_decoders: int = 100  # images that may be too slow or crash their decoder; more ends the import
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Source(Protocol):
 
     name: str
     entries: list[Entry]  # sorted by path
+    skipped: int  # what systems leave behind, and nobody means to import: not among the entries
 
     def meter(self) -> Meter:
         """A fresh count for one pass over the files."""
@@ -116,6 +120,23 @@ def clean_path(name: str) -> str:
         del parts[0]
     path = "/".join(parts) or "(no name)"
     return path if len(path) <= _LONGEST_PATH else path[: _LONGEST_PATH - 1] + "…"
+
+
+def encoding_of(raw: bytes) -> str:
+    """The encoding that all these bytes of names are in, as far as can be told: UTF-8, GBK, or code page 437."""
+    if raw.isascii():
+        return "cp437"
+    for encoding in ("utf-8", "gbk"):
+        try:
+            text = raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        # By chance western letters of code page 437 decode as rare characters of GBK, but hardly as common ones.
+        wide = [character for character in text if character > "\x7f"]
+        common = len("".join(wide).encode("gb2312", "ignore")) // 2
+        if encoding == "utf-8" or common * 2 > len(wide):
+            return encoding
+    return "cp437"
 
 
 def is_clutter(path: str) -> bool:

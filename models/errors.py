@@ -4,7 +4,7 @@
     ├── Stopped                     should_stop() said so; whatever was whole before still is
     ├── PrepareError                an import as a whole cannot go on (a single bad file never causes one)
     │   ├── SourceMissing           nothing is at that path, or it cannot be read
-    │   ├── NotAnArchive            the source is a file, but not a zip that can be read
+    │   ├── NotAnArchive            the source is a file, but not a zip or tar that can be read
     │   ├── LimitExceeded           the source is larger than the limits allow
     │   ├── NoUsableImages          not one image was left after the refusals
     │   ├── OutOfSpace              the disk was full before the prepared data was whole
@@ -60,7 +60,7 @@ class SourceMissing(PrepareError):
 
 
 class NotAnArchive(PrepareError):
-    """The source is a file, but not a zip archive that can be read."""
+    """The source is a file, but not a zip or tar archive that can be read."""
 
 
 class LimitExceeded(PrepareError):

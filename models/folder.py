@@ -28,6 +28,7 @@ class Folder:
         self.name = clean_path(root.name or root.resolve().name)
         self._root = root.resolve()
         self._limits = limits
+        self.skipped = 0
         self._files: list[Path] = []  # by Entry.number, links already followed
         self.entries = self._list()
 
@@ -62,9 +63,13 @@ class Folder:
             check_entry_count(len(entries) + len(names), self._limits)
             for name in (*names, *(name for name in subfolders if (here / name).is_symlink())):
                 path = clean_path((here / name).relative_to(self._root).as_posix())
-                if not is_clutter(path):
+                if is_clutter(path):
+                    self.skipped += 1
+                else:
                     entries.append(self._inspect(path, here / name))
+            listed = len(subfolders)
             subfolders[:] = [name for name in subfolders if not is_clutter(clean_path(name))]
+            self.skipped += listed - len(subfolders)  # a folder counts as one, whatever it holds
         return in_order(entries)
 
     def _inspect(self, path: str, file: Path) -> Entry:

@@ -1,9 +1,10 @@
-"""The manifest of prepared data: every file by name, its hash and label, and where it was refused, the reason."""
+"""The manifest of prepared data: every file by name, its hash and label, where it was refused, the reason; and duplicates."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ class RefusedFile:
 
 
 @dataclass(frozen=True)
+class Duplicates:
+    """Images that are there more than once, as groups of places in the list of images, each in order and of at least two."""
+
+    exact: list[list[int]] = field(default_factory=list)  # their files are the same, byte for byte
+    near: list[list[int]] = field(default_factory=list)  # they look the same, and not all of their files are the same
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a directory of prepared data holds. The same input gives the same manifest."""
 
@@ -45,6 +54,8 @@ class Manifest:
     source_name: str
     images: list[PreparedImage]
     refused: list[RefusedFile]
+    skipped: int = 0  # files that systems leave behind, such as .DS_Store, which are not named
+    duplicates: Duplicates = Duplicates()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -75,8 +86,12 @@ class Manifest:
                     "background": (red, green, blue),
                     "images": [PreparedImage(**image) for image in values["images"]],
                     "refused": [RefusedFile(**file) for file in values["refused"]],
+                    "duplicates": Duplicates(**values.get("duplicates", {})),
                 }
             )
+            grouped = chain.from_iterable(chain(manifest.duplicates.exact, manifest.duplicates.near))
+            if not all(0 <= place < manifest.count for place in grouped):
+                raise ValueError("its duplicates are no places of images")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise NotPrepared(f"the manifest is damaged ({type(error).__name__}: {error}); import again") from error
         if manifest.count != len(manifest.images):

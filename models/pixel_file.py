@@ -5,6 +5,7 @@ The array is never whole in memory. Its shape stands in the manifest, which is w
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -59,6 +60,32 @@ class PixelFile:
             pixels = np.repeat(pixels, self.channels, axis=0)
         with writing(self._final.parent):
             self._file.write(pixels.tobytes())
+
+    def blocks(self) -> Iterator[Pixels]:
+        """What has been written, as uint8 [n, C, H, W], in order."""
+        with writing(self._final.parent):
+            self._file.seek(0)
+        while True:
+            with writing(self._final.parent):
+                block = self._file.read(self.image_bytes * _BLOCK_IMAGES)
+            if not block:
+                return
+            yield np.frombuffer(block, np.uint8).reshape(-1, self.channels, self._resolution, self._resolution)
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Drops every image but those at these places, which are in order."""
+        with writing(self._final.parent):
+            for place, former in enumerate(places):
+                if place != former:
+                    self._file.seek(former * self.image_bytes)
+                    pixels = self._file.read(self.image_bytes)
+                    self._file.seek(place * self.image_bytes)
+                    self._file.write(pixels)
+            self._file.truncate(len(places) * self.image_bytes)
+
+    @property
+    def image_bytes(self) -> int:
+        return self.channels * self._resolution**2
 
     def finish(self) -> None:
         """Puts the file in its place, on the disk for good."""

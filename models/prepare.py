@@ -1,7 +1,8 @@
-"""A folder or a zip of pictures becomes prepared data: one array of equal squares, and a manifest.
+"""A folder, a zip or a tar of pictures becomes prepared data: one array of equal squares, and a manifest.
 
     images.u8      raw uint8 [N, C, H, W], C order
-    manifest.json  its shape, the classes, every file with its hash and label, every refused file with the reason
+    manifest.json  its shape, the classes, every file with its hash and label, every refused file with the reason,
+                   and which images are there more than once
 
 No file's fault ends an import: it is refused by name, and the others go on. Every file is looked at twice, first at its
 header alone, since the resolution and the classes depend on all of them. This module needs no PyTorch.
@@ -9,42 +10,44 @@ header alone, since the resolution and the classes depend on all of them. This m
 
 from __future__ import annotations
 
-import hashlib
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from statistics import median_low
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from models.archive import Archive
-from models.catalog import MAX_RESOLUTION
+from models.catalog import MAX_RESOLUTION, DuplicatePolicy
 from models.crew import Crew
-from models.decode import Colour, Header, Pixels, decode, pillow_guard, read_header
+from models.decode import Colour
+from models.decoders import Decoders
 from models.disk import writing
-from models.entries import MIB, Entry, Limits, Source
-from models.errors import InvalidOption, NoUsableImages, Refused, SourceMissing, Stopped
+from models.duplicates import find_duplicates
+from models.entries import Limits, Source
+from models.errors import InvalidOption, NoUsableImages, SourceMissing, Stopped
 from models.folder import Folder
 from models.labels import class_names
-from models.manifest import MANIFEST_NAME, VERSION, Manifest, PreparedImage, RefusedFile
+from models.manifest import MANIFEST_NAME, VERSION, Duplicates, Manifest, PreparedImage, RefusedFile
 from models.pixel_file import PixelFile
+from models.reading import Picture, Reader, Surveyor, portions
+from models.tarball import Tarball, looks_like_tar
 
 __all__ = ["RESOLUTIONS", "Limits", "Manifest", "PreparedImage", "RefusedFile", "prepare"]
 
 RESOLUTIONS = (32, 64, 128, 256)  # pixels on a side that an import chooses among when none is asked for
 MIN_RESOLUTION = 4  # pixels on a side
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 _DEFAULT_LIMITS = Limits()
 _MAX_THREADS = 8
-_LOAD_ENTRIES, _LOAD_BYTES = 32, MIB  # what a thread takes at once: some small files or one large
-_HEADER_BYTES = 64 * 1024  # where nearly every file has said its size
 _PROGRESS_INTERVAL_S = 0.1
-# Larger images are decoded one at a time, so that memory does not grow with the threads.
-_LARGE_PIXELS, _LARGE_BYTES = 16_000_000, 32 * MIB
 
 
 def prepare(
@@ -54,20 +57,22 @@ def prepare(
     resolution: int | None = None,
     channels: int | None = None,
     background: Colour = (255, 255, 255),
+    duplicates: DuplicatePolicy = DuplicatePolicy.KEEP,
     limits: Limits = _DEFAULT_LIMITS,
     source_name: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Manifest:
-    """Prepares the pictures of a folder or a zip for training; the same input gives the same bytes.
+    """Prepares the pictures of a folder or an archive for training; the same input gives the same bytes.
 
     Args:
-        source: a folder, or a zip, which is read member by member and never extracted.
+        source: a folder; or a zip, or a tar (plain, gzip, bzip2, xz, zstd), whose members are read and never extracted.
         target: directory for the two files; made if need be. What was prepared there before is replaced at the end.
         resolution: pixels on a side, 4 to 256. None: the smallest of 32, 64, 128, 256 that is no less than the median
             short side, at most 256.
         channels: 1 grey, 3 RGB. None: 1 if every picture is grey all over, else 3.
         background: RGB, 0 to 255, that stands behind transparent pixels.
+        duplicates: whether images that are there more than once are dropped; the first by path stays. They are reported.
         limits: how much may be read.
         source_name: the source's name in the manifest. None: its file name.
         on_progress: called with (files done, files in all) up to ten times a second, and when all are done.
@@ -79,7 +84,7 @@ def prepare(
     Raises:
         InvalidOption: resolution, channels or background is out of bounds.
         SourceMissing: there is nothing at `source`, or it cannot be read.
-        NotAnArchive: `source` is a file, but no zip.
+        NotAnArchive: `source` is a file, but no zip or tar.
         LimitExceeded: it holds more than `limits` allow as a whole.
         NoUsableImages: not one image was left.
         OutOfSpace: the disk is full.
@@ -89,20 +94,20 @@ def prepare(
     _check_options(resolution, channels, background)
     progress = _Progress(on_progress, should_stop)
     with ExitStack() as stack:
-        stack.enter_context(pillow_guard())
-        files = _open(source, limits, stack)
+        files = _open(source, limits, target, progress, stack)
         crew = stack.enter_context(Crew(min(_MAX_THREADS, os.cpu_count() or 2)))
+        decoders = stack.enter_context(Decoders(limits))  # left before the crew, which may be waiting for one of them
         progress.total = len(files.entries)
 
-        pictures, refused = _survey(files, limits, crew, progress)
+        pictures, refused = _survey(files, decoders, crew, progress)
         resolution = resolution or _fitting([picture.header.short_side for picture in pictures])
         progress.advance(len(refused))
         with writing(target):
             target.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context(PixelFile(target, resolution, channels))
-        decoder = _Decoder(files, limits, resolution, channels, background)
+        reader = Reader(files, decoders, resolution, channels, background)
         kept: list[_Kept] = []
-        results = crew.work(decoder, _loads(pictures), progress.poll)
+        results = _worked(crew, reader, portions(pictures, lambda picture: picture.is_large), progress)
         for picture, result in zip(pictures, results, strict=True):
             if isinstance(result, RefusedFile):
                 refused.append(result)
@@ -113,7 +118,10 @@ def prepare(
 
         if not kept:
             raise _none_usable(files.name, refused)
+        found = find_duplicates(file.blocks(), [kept_one.sha256 for kept_one in kept], progress.poll)
+        kept, found = _without_duplicates(kept, refused, found, duplicates, file)
         manifest = _manifest(kept, refused, resolution, file.channels, background, source_name or files.name)
+        manifest = replace(manifest, skipped=files.skipped, duplicates=found)
         with writing(target):
             # Without a manifest there is no prepared data: an old one never stands beside new pixels.
             (target / MANIFEST_NAME).unlink(missing_ok=True)
@@ -123,84 +131,13 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A file that begins like an image we can use."""
-
-    entry: Entry
-    header: Header
-    class_name: str | None = None
+class _Kept:
+    picture: Picture
+    sha256: str
 
     @property
-    def size_bytes(self) -> int:
-        return self.entry.size_bytes
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    pixels: Pixels  # uint8 [C, H, W]
-    sha256: str
-
-
-@dataclass(frozen=True)
-class _Kept:
-    picture: _Picture
-    sha256: str
-
-
-class _Surveyor:
-    """Reads one file's header; called from several threads."""
-
-    def __init__(self, files: Source, limits: Limits) -> None:
-        self._files = files
-        self._limits = limits
-        self._meter = files.meter()
-
-    def __call__(self, entry: Entry) -> _Picture | RefusedFile:
-        if entry.refusal is not None:
-            return RefusedFile(entry.path, entry.refusal)
-        try:
-            data = self._files.read(entry, self._meter, _HEADER_BYTES)
-            try:
-                return _Picture(entry, read_header(data, self._limits.max_pixels))
-            except Refused:
-                if len(data) < _HEADER_BYTES:
-                    raise
-            # Some files say their size late: a TIFF at its end, a photograph behind its preview.
-            with _alone_if(entry.size_bytes > _LARGE_BYTES):
-                return _Picture(entry, read_header(self._files.read(entry, self._meter), self._limits.max_pixels))
-        except Refused as refusal:
-            return RefusedFile(entry.path, str(refusal))
-
-
-class _Decoder:
-    """Reads and decodes one file; called from several threads."""
-
-    def __init__(
-        self, files: Source, limits: Limits, resolution: int, channels: int | None, background: Colour
-    ) -> None:
-        self._files = files
-        self._limits = limits
-        self._meter = files.meter()
-        self._resolution = resolution
-        self._channels = channels
-        self._background = background
-
-    def __call__(self, picture: _Picture) -> _Decoded | RefusedFile:
-        entry = picture.entry
-        try:
-            with _alone_if(picture.header.pixels > _LARGE_PIXELS or entry.size_bytes > _LARGE_BYTES):
-                data = self._files.read(entry, self._meter)
-                pixels = decode(data, self._resolution, self._channels, self._background, self._limits.max_pixels)
-        except Refused as refusal:
-            return RefusedFile(entry.path, str(refusal))
-        return _Decoded(pixels, hashlib.sha256(data).hexdigest())
-
-
-_large = threading.Lock()
-
-
-def _alone_if(large: bool) -> AbstractContextManager[object]:
-    return _large if large else nullcontext()
+    def path(self) -> str:
+        return self.picture.entry.path
 
 
 @dataclass
@@ -237,22 +174,28 @@ def _check_options(resolution: int | None, channels: int | None, background: Seq
         raise InvalidOption("background", f"{tuple(background)}", "three integers from 0 to 255: red, green, blue")
 
 
-def _open(source: Path, limits: Limits, stack: ExitStack) -> Source:
+def _open(source: Path, limits: Limits, target: Path, progress: _Progress, stack: ExitStack) -> Source:
     try:
         if source.is_dir():
             return Folder(source, limits)
+        if source.is_file() and looks_like_tar(source):
+            return stack.enter_context(Tarball(source, limits, target, progress.poll))
         if source.is_file():
             return stack.enter_context(Archive(source, limits))
     except PermissionError as error:
         raise SourceMissing(f"{source} cannot be read: {error.strerror}") from error
-    raise SourceMissing(f"{source} is neither a folder nor a file; give the path of a folder or a zip of pictures")
+    raise SourceMissing(
+        f"{source} is neither a folder nor a file; give the path of a folder, a zip or a tar of pictures"
+    )
 
 
-def _survey(files: Source, limits: Limits, crew: Crew, progress: _Progress) -> tuple[list[_Picture], list[RefusedFile]]:
+def _survey(
+    files: Source, decoders: Decoders, crew: Crew, progress: _Progress
+) -> tuple[list[Picture], list[RefusedFile]]:
     """Which files begin like images, each with its class, and which are refused before any is decoded."""
-    pictures: list[_Picture] = []
+    pictures: list[Picture] = []
     refused: list[RefusedFile] = []
-    for found in crew.work(_Surveyor(files, limits), _loads(files.entries), progress.poll):
+    for found in _worked(crew, Surveyor(files, decoders), portions(files.entries), progress):
         if isinstance(found, RefusedFile):
             refused.append(found)
         else:
@@ -266,6 +209,12 @@ def _survey(files: Source, limits: Limits, crew: Crew, progress: _Progress) -> t
     refused += [RefusedFile(p.entry.path, outside) for p, name in zip(pictures, names, strict=True) if name is None]
     pictures = [replace(p, class_name=name) for p, name in zip(pictures, names, strict=True) if name is not None]
     return pictures, refused
+
+
+def _worked(
+    crew: Crew, task: Callable[[list[Item]], list[Result]], portions: Iterable[list[Item]], progress: _Progress
+) -> Iterator[Result]:
+    return chain.from_iterable(crew.work(task, ([portion] for portion in portions), progress.poll))
 
 
 def _fitting(short_sides: Sequence[int]) -> int:
@@ -303,6 +252,29 @@ def _manifest(
     )
 
 
+def _without_duplicates(
+    kept: list[_Kept], refused: list[RefusedFile], found: Duplicates, policy: DuplicatePolicy, file: PixelFile
+) -> tuple[list[_Kept], Duplicates]:
+    """What is left of the images and of the groups once the policy's duplicates are dropped, which become refused."""
+    first: dict[int, tuple[int, str]] = {}  # of each dropped image: the one that stays instead, and what they share
+    if policy is DuplicatePolicy.DROP:
+        first |= {index: (group[0], "looks the same as") for group in found.near for index in group[1:]}
+    if policy is not DuplicatePolicy.KEEP:
+        first |= {index: (group[0], "the same file as") for group in found.exact for index in group[1:]}
+    if not first:
+        return kept, found
+    refused += [RefusedFile(kept[index].path, f"{what} {kept[other].path}") for index, (other, what) in first.items()]
+    places = [index for index in range(len(kept)) if index not in first]
+    file.keep(places)
+    new_place = {former: place for place, former in enumerate(places)}
+
+    def left(groups: list[list[int]]) -> list[list[int]]:
+        remaining = [[new_place[index] for index in group if index in new_place] for group in groups]
+        return [group for group in remaining if len(group) > 1]
+
+    return [kept[index] for index in places], Duplicates(left(found.exact), left(found.near))
+
+
 def _none_usable(name: str, refused: Sequence[RefusedFile]) -> NoUsableImages:
     if not refused:
         return NoUsableImages(f"{name} holds no files; put pictures in it (PNG, JPEG, …)")
@@ -310,25 +282,3 @@ def _none_usable(name: str, refused: Sequence[RefusedFile]) -> NoUsableImages:
     return NoUsableImages(
         f"none of the {len(refused):,} files in {name} can be used; {count:,} of them: {reason}", refused=len(refused)
     )
-
-
-class _Load(Protocol):
-    @property
-    def size_bytes(self) -> int: ...
-
-
-T = TypeVar("T", bound=_Load)
-
-
-def _loads(items: Iterable[T]) -> Iterator[list[T]]:
-    """Items in portions for one thread each."""
-    load: list[T] = []
-    load_bytes = 0
-    for item in items:
-        load.append(item)
-        load_bytes += item.size_bytes
-        if len(load) >= _LOAD_ENTRIES or load_bytes >= _LOAD_BYTES:
-            yield load
-            load, load_bytes = [], 0
-    if load:
-        yield load

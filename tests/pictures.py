@@ -74,3 +74,11 @@ def prepared_shapes(
     source = folder_of_shapes(directory / "originals", count, resolution, channels, classes, labelled)
     prepare(source, directory / "prepared", resolution=resolution, channels=channels)
     return directory / "prepared"
+
+
+def jpeg_of_many_scans(side: int = 4000, scans: int = 5000) -> bytes:
+    """A black progressive JPEG that repeats its last scan: small, valid in its header, and a minute of work by default."""
+    file = io.BytesIO()
+    Image.new("L", (side, side)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * scans + data[-2:]

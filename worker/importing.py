@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from models.catalog import DuplicatePolicy
 from models.prepare import Manifest, prepare
 from store.errors import StoreError
 from store.records import Dataset, DatasetStatus
@@ -38,6 +39,7 @@ def import_dataset(run: Run) -> Finish:
             resolution=request.get("resolution"),
             channels=request.get("channels"),
             background=_colour(request.get("background") or "#ffffff"),
+            duplicates=DuplicatePolicy(request.get("duplicates") or DuplicatePolicy.KEEP),
             source_name=request["name"],
             on_progress=on_progress,
             should_stop=run.should_stop,

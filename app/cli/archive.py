@@ -1,7 +1,8 @@
-"""A folder of pictures as one zip file, to send."""
+"""A folder of pictures as one zip file, or an archive as it is, to send."""
 
 from __future__ import annotations
 
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,10 +15,10 @@ from app.client import ClientError
 
 @contextmanager
 def archive_of(path: Path, on_progress: Callable[[int, int], None]) -> Iterator[BinaryIO]:
-    """The zip to send: the file itself, or a temporary one of everything in the folder.
+    """The archive to send: the file itself, or a temporary zip of everything in the folder.
 
     Args:
-        path: a zip, or a folder whose subfolders are the classes.
+        path: a zip, a tar, or a folder whose subfolders are the classes.
         on_progress: told the number of files packed, and of all files.
 
     Raises:
@@ -31,9 +32,11 @@ def archive_of(path: Path, on_progress: Callable[[int, int], None]) -> Iterator[
                 yield file
         else:
             with path.open("rb") as file:
-                if not zipfile.is_zipfile(file):
+                if not zipfile.is_zipfile(file) and not tarfile.is_tarfile(path):
                     raise ClientError(
-                        "not_a_zip", f"{path} is no zip file", remedy="give a folder of pictures, or a zip of one"
+                        "not_an_archive",
+                        f"{path} is no zip and no tar file",
+                        remedy="give a folder of pictures, or a zip or a tar of one",
                     )
                 file.seek(0)
                 yield file

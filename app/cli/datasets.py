@@ -12,15 +12,17 @@ from app.cli.archive import archive_of
 from app.cli.options import JsonOption, UrlOption, WatchOption, YesOption
 from app.cli.watching import Bars, finish, watch
 from app.client import DEFAULT_URL, Client, JsonObject
+from models.catalog import DuplicatePolicy
 
 commands = typer.Typer(no_args_is_help=True, help="Pictures to learn from: import, list, show, delete.")
 
 REFUSED_SHOWN = 20
+GROUPS_SHOWN, PATHS_SHOWN = 5, 4
 
 
 @commands.command("import")
 def import_(
-    path: Annotated[Path, typer.Argument(metavar="PATH", exists=True, help="A zip, or a folder of pictures.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", exists=True, help="A zip, a tar, or a folder of pictures.")],
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="What to call it. (default: the file's name)")
     ] = None,
@@ -28,18 +30,25 @@ def import_(
         int | None,
         typer.Option(metavar="PX", help="Side of the prepared squares in pixels. (default: what suits the pictures)"),
     ] = None,
+    duplicates: Annotated[
+        DuplicatePolicy,
+        typer.Option(
+            help="Pictures that are there twice: exactly, byte for byte, or nearly. Of dropped ones the first stays."
+        ),
+    ] = DuplicatePolicy.KEEP,
     watching: WatchOption = True,
     as_json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
-    """Uploads a zip or a folder of pictures and prepares it for training.
+    """Uploads an archive or a folder of pictures and prepares it for training.
 
-    Folders inside it are classes, where there are at least two. Files that can't be used are named at the end.
+    Folders inside it are classes, where there are at least two. Files that can't be used are named at the end, and how
+    many pictures are there twice.
 
     Example: darkroom dataset import ~/pictures/flowers --name flowers --resolution 64
     """
     with Client(url) as client:
-        job = upload(client, path, name or default_name(path), resolution)
+        job = upload(client, path, name or default_name(path), resolution, duplicates)
         if not watching:
             _print_submitted(job, as_json)
             return
@@ -87,7 +96,7 @@ def show(
     as_json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
-    """Shows one data set: counts, classes, and the files that were refused with the reasons.
+    """Shows one data set: counts, classes, pictures that are there twice, and the files that were refused with the reasons.
 
     Example: darkroom dataset show flowers
     """
@@ -117,8 +126,14 @@ def delete(
     output.notes().print(f"Deleted {found['id']}.")
 
 
-def upload(client: Client, path: Path, name: str, resolution: int | None) -> JsonObject:
-    """Sends a zip or folder with a progress bar, and returns the job that imports it."""
+def upload(
+    client: Client,
+    path: Path,
+    name: str,
+    resolution: int | None,
+    duplicates: DuplicatePolicy = DuplicatePolicy.KEEP,
+) -> JsonObject:
+    """Sends an archive or folder with a progress bar, and returns the job that imports it."""
     with Bars(output.notes(), transient=True) as progress:
         packing = progress.add_task("packing", total=None, visible=path.is_dir())
         sending = progress.add_task("uploading", total=None, start=False, visible=False)
@@ -134,7 +149,7 @@ def upload(client: Client, path: Path, name: str, resolution: int | None) -> Jso
             archive.seek(0)
             progress.update(sending, total=total_bytes, visible=True)
             progress.start_task(sending)
-            return client.upload(archive, name=name, resolution=resolution, on_progress=sent)
+            return client.upload(archive, name=name, resolution=resolution, duplicates=duplicates, on_progress=sent)
 
 
 def default_name(path: Path) -> str:
@@ -162,9 +177,11 @@ def print_dataset(dataset: JsonObject) -> None:
             ("prepared as", shape),
             ("classes", output.plain(counts) if resolution else None),
             ("size", output.size(dataset["size_bytes"]) if dataset.get("size_bytes") else None),
+            ("skipped", output.amount(dataset["skipped_count"]) if dataset.get("skipped_count") else None),
             ("created", output.moment(dataset["created_at"])),
         ]
     )
+    _print_duplicates(dataset.get("duplicates") or {})
     refused, count = dataset.get("refused") or [], dataset["refused_count"]
     if count:
         console = output.results()
@@ -174,6 +191,21 @@ def print_dataset(dataset: JsonObject) -> None:
         if count > min(len(refused), REFUSED_SHOWN):
             more = count - min(len(refused), REFUSED_SHOWN)
             console.print(f"  … and {more:,} more; `darkroom dataset show {dataset['id']} --json` has more of them")
+
+
+def _print_duplicates(duplicates: JsonObject) -> None:
+    console = output.results()
+    for sort, words in (("exact", "are copies of the same files"), ("near", "look the same")):
+        found = duplicates.get(sort, {})
+        if not found.get("images"):
+            continue
+        console.print(f"\n{found['images']:,} images {words}, in {found['groups']:,} groups:")
+        for paths in found["first"][:GROUPS_SHOWN]:
+            console.print(
+                f"  {output.plain(', '.join(paths[:PATHS_SHOWN]))}{', …' if len(paths) > PATHS_SHOWN else ''}"
+            )
+        if found["groups"] > GROUPS_SHOWN:
+            console.print("  …")
 
 
 def _print_submitted(job: JsonObject, as_json: bool) -> None:

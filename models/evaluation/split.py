@@ -1,7 +1,7 @@
 """Which images of a data set are for what when a model of it is measured.
 
-An image's part follows from the hash of its file alone: the same on every machine, whatever order or names the files have,
-and copies of one file are never on both sides of a comparison.
+An image's part follows from the hash of its file: the same on every machine, whatever order or names the files have. Copies
+of one file, and pictures that the import found to look the same, are never on both sides of a comparison.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def learnt_and_held_out(manifest: Manifest, share: float) -> tuple[Tensor, Tenso
 
 
 def _places(manifest: Manifest) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Where in [0, 1) each image lies by its hash, exact in a double, and the order that follows."""
+    """Where in [0, 1) each image lies by its hash or its group's, exact in a double, and the order that follows."""
     place = np.array([int(image.sha256[:13], 16) / 16**13 for image in manifest.images])
+    for group in manifest.duplicates.near:
+        place[group] = place[group].min()
     return place, np.argsort(place, kind="stable")

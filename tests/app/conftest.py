@@ -155,7 +155,13 @@ class Service:
             size_bytes=1000,
         )
         refused = [{"path": f"cat/{number}.png", "reason": "not an image"} for number in range(2)]
-        self.resources.blobs.put(f"datasets/{dataset.id}/manifest.json", json.dumps({"refused": refused}).encode())
+        manifest = {
+            "images": [{"path": f"{name}/{number}.png"} for name in ("cat", "dog") for number in range(2, 12)],
+            "refused": refused,
+            "skipped": 3,
+            "duplicates": {"exact": [[0, 1], [4, 5, 6]], "near": [[0, 1, 2]]},
+        }
+        self.resources.blobs.put(f"datasets/{dataset.id}/manifest.json", json.dumps(manifest).encode())
         self.resources.blobs.put(f"datasets/{dataset.id}/images.u8", b"pixels")
         with self.resources.database.transaction() as session:
             session.add(dataset)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from store.records import JobKind
 from tests.app.conftest import Service, assert_problem
 
@@ -23,6 +25,27 @@ def test_refused_files_are_shown_up_to_a_limit(service: Service) -> None:
     for limit in (0, 1):
         shown = service.http.get(f"/v1/datasets/{dataset_id}", params={"refused_limit": limit}).json()
         assert len(shown["refused"]) == limit
+
+
+def test_images_that_are_there_twice_are_shown_by_their_paths_up_to_a_limit(service: Service) -> None:
+    dataset_id = service.add_dataset()
+    shown = service.http.get(f"/v1/datasets/{dataset_id}", params={"duplicates_limit": 1}).json()
+    assert shown["duplicates"] == {
+        "exact": {"images": 5, "groups": 2, "first": [["cat/2.png", "cat/3.png"]]},
+        "near": {"images": 3, "groups": 1, "first": [["cat/2.png", "cat/3.png", "cat/4.png"]]},
+    }
+    assert shown["skipped_count"] == 3
+    assert service.http.get("/v1/datasets").json()["data"][0]["duplicates"] is None
+
+
+def test_the_manifest_of_an_earlier_release_is_read_as_one_that_knows_of_no_duplicates(service: Service) -> None:
+    dataset_id = service.add_dataset()
+    key = f"datasets/{dataset_id}/manifest.json"
+    manifest = json.loads(service.resources.blobs.get(key))
+    del manifest["duplicates"], manifest["skipped"]
+    service.resources.blobs.put(key, json.dumps(manifest).encode())
+    shown = service.http.get(f"/v1/datasets/{dataset_id}").json()
+    assert shown["duplicates"]["near"] == {"images": 0, "groups": 0, "first": []}
 
 
 def test_datasets_are_listed_newest_first_page_by_page(service: Service) -> None:

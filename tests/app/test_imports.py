@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import socket
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,11 +42,22 @@ def test_an_uploaded_zip_becomes_a_dataset_and_a_queued_import(service: Service)
         "resolution": 64,
         "channels": 3,
         "background": "#00ff00",
+        "duplicates": "keep",
     }
     assert service.resources.blobs.get(f"uploads/{job['dataset']}.zip") == ZIP
     assert service.queue.waiting(Lane.IO) == 1
     dataset = service.http.get(f"/v1/datasets/{job['dataset']}").json()
     assert (dataset["name"], dataset["status"], dataset["refused"]) == ("My pets", "importing", None)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_tar_is_taken_as_well_compressed_or_not(service: Service, mode: str) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:  # type: ignore[call-overload] # the mode is a variable
+        archive.addfile(tarfile.TarInfo("1.png"))
+    response = upload(service, file.getvalue(), duplicates="drop-exact")
+    assert response.status_code == 202, response.text
+    assert response.json()["request"]["duplicates"] == "drop-exact"
 
 
 def test_an_upload_without_a_name_is_called_like_its_file(service: Service) -> None:
@@ -131,8 +144,8 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(service: Service, monkeypa
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"\x89PNG\r\n\x1a\n....", b"PK\x01\x02....."])
-def test_what_is_no_zip_is_refused(service: Service, content: bytes) -> None:
-    assert_problem(upload(service, content), 422, "not_a_zip", "file")
+def test_what_is_no_archive_is_refused(service: Service, content: bytes) -> None:
+    assert_problem(upload(service, content), 422, "not_an_archive", "file")
     assert_nothing_left(service)
 
 
@@ -159,7 +172,7 @@ def test_a_field_that_is_too_long_is_refused(service: Service) -> None:
 
 def test_an_unknown_field_is_refused_by_name(service: Service) -> None:
     problem = assert_problem(upload(service, colour="red"), 422, "invalid_parameter", "colour")
-    assert "background, channels, name, resolution" in problem["remedy"]
+    assert "background, channels, duplicates, name, resolution" in problem["remedy"]
     assert_nothing_left(service)
 
 

@@ -233,7 +233,7 @@ def test_a_hostile_archive_harms_nothing_and_its_good_pictures_come_in(tmp_path:
     with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("../../escaped.png", good)
         file.writestr("/absolute.png", good)
-        file.writestr("bomb.png", bytes(20_000_000))
+        file.writestr("bomb.png", b"\x89PNG\r\n\x1a\n" + bytes(20_000_000))
         file.writestr("ballast", np.random.default_rng(0).bytes(200_000))
     before = sorted(tmp_path.parent.rglob("*escaped*"))
     manifest = prepare(tmp_path / "set.zip", tmp_path / "a/b/out")

@@ -53,6 +53,18 @@ def test_a_damaged_file_is_named_in_the_manifest_and_the_others_are_used(station
     assert [refused.path for refused in Manifest.read(folder).refused] == ["light/broken.png"]
 
 
+def test_duplicates_are_dropped_as_the_request_says(station: Station, desk: Desk) -> None:
+    upload = io.BytesIO(zip_of_squares(4))
+    with zipfile.ZipFile(upload, "a") as archive:
+        (first, *_) = archive.namelist()
+        archive.writestr("light/copy.png", archive.read(first))
+    desk.import_job(upload.getvalue(), duplicates="drop-exact")
+    run(station)
+    assert dataset_of(desk).refused_count >= 1
+    folder = desk.resources.blobs.fetch("datasets/ds_new", desk.resources.settings.scratch_dir)
+    assert any(refused.reason.startswith("the same file as") for refused in Manifest.read(folder).refused)
+
+
 def test_an_archive_without_pictures_fails_the_data_set_with_a_reason(station: Station, desk: Desk) -> None:
     upload = io.BytesIO()
     with zipfile.ZipFile(upload, "w") as archive:

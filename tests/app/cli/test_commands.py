@@ -62,7 +62,9 @@ def importing(service: Service, refused: list[dict[str, str]]) -> None:
     claim = claimed(service, JobKind.IMPORT)
     assert claim.dataset_id is not None
     service.worker.report(claim, 1, 3)
-    service.resources.blobs.put(f"datasets/{claim.dataset_id}/manifest.json", json.dumps({"refused": refused}).encode())
+    service.resources.blobs.put(
+        f"datasets/{claim.dataset_id}/manifest.json", json.dumps({"images": [], "refused": refused}).encode()
+    )
     with service.resources.database.transaction() as session:
         dataset = session.get_one(Dataset, claim.dataset_id)
         dataset.status, dataset.resolution, dataset.channels = DatasetStatus.READY, 32, 3
