@@ -10,6 +10,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
+from app.heads import BoundedHeads
 from app.main import create_app
 from app.tracing import log_to_stderr
 from store.errors import SettingsError
@@ -41,6 +42,7 @@ def server(app: FastAPI, settings: Settings) -> Server:
         app,
         host=settings.host.strip("[]"),
         port=settings.port,
+        http=BoundedHeads,
         log_config=None,
         log_level=settings.log_level,
         access_log=settings.log_level

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.openapi.stock import Stock
 
 LONGEST_S = 3600
@@ -43,11 +45,11 @@ class Outcome:
         )
 
 
-def examine(url: str, stock: Stock, directory: Path, **options: str) -> Outcome:
+def examine(client: httpx.Client, stock: Stock, directory: Path, **options: str) -> Outcome:
     """Run schemathesis against a service, and return what it found.
 
     Args:
-        url: of the service.
+        client: of the service; its key, where it has one, is sent with every request.
         stock: what is there.
         directory: for its settings and its report.
         options: further options of `schemathesis run`.
@@ -55,7 +57,10 @@ def examine(url: str, stock: Stock, directory: Path, **options: str) -> Outcome:
     settings, report = Path(shutil.copy(SETTINGS, directory)), directory / "report.json"
     for name, ids in asdict(stock).items():
         (directory / f"{name}.dict").write_text("".join(f'"{one}"\n' for one in ids))
-    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(settings), "run", f"{url}/openapi.json"]
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(settings), "run"]
+    command += [str(client.base_url.join("/openapi.json"))]
+    if "Authorization" in client.headers:
+        command += ["--header", f"Authorization: {client.headers['Authorization']}"]
     command += ["--report", "json", "--report-json-path", str(report), "--no-color"]
     command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     environment = {**os.environ, "NO_PROXY": "127.0.0.1"}

@@ -39,7 +39,7 @@ def examination(directory: Path, redis_url: str, *, database_url: str = "", **op
         (directory / "imports" / "pets").mkdir()
         stock = fill(service.resources)
         with busy(service.resources):
-            return examine(service.url, stock, directory / "examination", **options)
+            return examine(service.http, stock, directory / "examination", **options)
 
 
 @pytest.fixture
