@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image as Picture
 from sqlalchemy.orm import Session
 
+from models.prepare import prepare
 from store import curves, jobs
 from store.events import Notice
 from store.exports import export_key
@@ -35,9 +37,10 @@ from store.records import (
 from store.reports import Histogram, Stage, WorkerReport
 from store.resources import Resources
 from store.strips import strips_key
-from tests.pictures import shapes
+from tests.pictures import folder_of_shapes, shapes
 
-CLASSES = ["cat", "dog"]
+CLASSES = ["class-0", "class-1"]
+IMAGES = 16  # of a data set
 RESOLUTION, CHANNELS = 32, 3
 CHECKPOINTS = (32_000, 64_000, 96_000)  # images seen
 SCORES = {"fd_domain": 3.1, "fd_domain_floor": 0.4, "kid": 0.9, "coverage": 0.61, "ms_ssim": 0.3, "n": 1000.0}
@@ -106,12 +109,16 @@ class _Shelf:
     def dataset(self, status: DatasetStatus) -> str:
         row = Dataset(id=new_id("ds"), name=f"pets, {status}", status=status, created_at=self._now)
         if status is DatasetStatus.READY:
-            row.image_count, row.refused_count, row.size_bytes = 20, 2, 6
+            row.image_count, row.refused_count, row.size_bytes = IMAGES, 1, IMAGES * CHANNELS * RESOLUTION**2
             row.resolution, row.channels = RESOLUTION, CHANNELS
-            row.classes = [{"name": name, "count": 10} for name in CLASSES]
-            refused = [{"path": f"cat/{number}.png", "reason": "not an image"} for number in range(2)]
-            self._put(f"datasets/{row.id}/manifest.json", json.dumps({"refused": refused}).encode())
-            self._put(f"datasets/{row.id}/images.u8", b"pixels")
+            row.classes = [{"name": name, "count": IMAGES // 2} for name in CLASSES]
+            with TemporaryDirectory() as directory:
+                source = folder_of_shapes(Path(directory, "pictures"), IMAGES)
+                prepared = Path(directory, "prepared")
+                (source / "class-0" / "broken.png").write_bytes(b"not an image")
+                prepare(source, prepared, resolution=RESOLUTION, channels=CHANNELS)
+                for path in prepared.iterdir():
+                    self._resources.blobs.put_file(f"datasets/{row.id}/{path.name}", path)
         self._session.add(row)
         self._stock.datasets.append(row.id)
         return row.id

@@ -39,7 +39,10 @@ def examination(directory: Path, redis_url: str, *, database_url: str = "", **op
         (directory / "imports" / "pets").mkdir()
         stock = fill(service.resources)
         with busy(service.resources):
-            return examine(service.http, stock, directory / "examination", **options)
+            outcome = examine(service.http, stock, directory / "examination", **options)
+        # What it asked with and for is still there: it did not examine an empty store.
+        assert service.http.get(f"/v1/models/{stock.models[0]}").status_code == 200
+        return outcome
 
 
 @pytest.fixture
