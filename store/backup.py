@@ -43,8 +43,8 @@ from store.records import Image, Record
 from store.references import References, read_references
 
 ROUNDS = 100  # tries to copy checkpoints before the training that makes them has replaced them
-TOGETHER = 256  # small blobs that one flush brings to the disk …
-TOGETHER_BYTES = 32 * 2**20  # … and their size in all
+TOGETHER = 4096  # small blobs that one flush brings to the disk …
+TOGETHER_BYTES = 64 * 2**20  # … and their size in all, at most
 SMALL_BYTES = 2**20  # larger ones are copied one by one, without being held in memory
 OURS = {".lock", ".incoming", "objects", MANIFEST}
 
@@ -208,6 +208,7 @@ class _Copy:
         """
         self._image_items, gone, damaged = [], [], []
         together: dict[str, bytes] = {}
+        size_bytes = 0
         for done, line in enumerate(read_lines(self.store.root, dump.object), 1):
             row = json.loads(line)
             sha256, key = row["sha256"], row["blob"]
@@ -222,10 +223,11 @@ class _Copy:
                     damaged.append(key)
                     sha256 = actual
                 together[object_key(sha256)] = content
+                size_bytes += len(content)
             self._image_items.append(Item(key=key, size_bytes=row["size_bytes"], written_at=None, object=sha256))
-            if len(together) == TOGETHER or sum(map(len, together.values())) > TOGETHER_BYTES:
+            if len(together) >= TOGETHER or size_bytes >= TOGETHER_BYTES:
                 self.store.put_many(together)
-                together = {}
+                together, size_bytes = {}, 0
             self._on_progress("images", done, dump.rows)
         self.store.put_many(together)
         return gone, damaged

@@ -15,11 +15,11 @@ from sqlalchemy import JSON, MetaData, Table, insert, inspect, select
 from sqlalchemy.orm import Session
 
 from store import jobs
-from store.backup import SMALL_BYTES, TOGETHER
+from store.backup import SMALL_BYTES, TOGETHER, TOGETHER_BYTES
 from store.blobs import Blobs, LocalBlobs
 from store.database import Database, is_known
 from store.errors import BackupError, StoreError
-from store.manifest import Item, Manifest, OnProgress, object_key, read_index, read_lines, verify
+from store.manifest import Manifest, OnProgress, object_key, read_index, read_lines, verify
 from store.records import Record
 from store.references import FOLDERS
 
@@ -82,21 +82,19 @@ def _refuse_data(database: Database, blobs: Blobs) -> None:
 
 
 def _restore_blobs(source: Path, manifest: Manifest, blobs: Blobs, on_progress: OnProgress) -> None:
-    store, done = LocalBlobs(source), 0
-    items = read_index(source, manifest)
-    while batch := list(islice(items, TOGETHER)):
-        small = [item for item in batch if item.size_bytes <= SMALL_BYTES]
-        blobs.put_many({item.key: store.get(object_key(item.object)) for item in small})
-        for item in batch:
-            if item.size_bytes > SMALL_BYTES:
-                _restore_file(store, item, blobs)
-        done += len(batch)
+    store, together, size_bytes = LocalBlobs(source), {}, 0
+    for done, item in enumerate(read_index(source, manifest), 1):
+        if item.size_bytes > SMALL_BYTES:
+            with store.reader(object_key(item.object)) as file, blobs.writer(item.key) as target:
+                shutil.copyfileobj(file, target, SMALL_BYTES)
+        else:
+            together[item.key] = store.get(object_key(item.object))
+            size_bytes += item.size_bytes
+        if len(together) >= TOGETHER or size_bytes >= TOGETHER_BYTES:
+            blobs.put_many(together)
+            together, size_bytes = {}, 0
         on_progress("blobs", done, manifest.blobs)
-
-
-def _restore_file(store: LocalBlobs, item: Item, blobs: Blobs) -> None:
-    with store.reader(object_key(item.object)) as file, blobs.writer(item.key) as target:
-        shutil.copyfileobj(file, target, SMALL_BYTES)
+    blobs.put_many(together)
 
 
 def _restore_rows(source: Path, manifest: Manifest, database: Database, on_progress: OnProgress) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from store import curves, jobs, kept
 from store.backup import back_up
@@ -29,6 +29,7 @@ from store.records import (
     Model,
     Record,
     TrainingCheckpoint,
+    TrainingMetric,
 )
 from store.restore import restore
 from tests.store import desk
@@ -122,6 +123,8 @@ def test_what_is_backed_up_from_one_database_is_restored_to_any(
         if row["status"] is JobStatus.RUNNING:
             row.update(status=JobStatus.QUEUED, owner=None, lease_until=None, attempts=row["attempts"] - 1)
     assert after == before
+    with other.snapshot() as session:  # nothing is still nothing, not JSON's null
+        assert session.scalar(select(func.count()).where(TrainingMetric.scores.is_(None))) == 1
 
 
 def test_a_job_whose_cancellation_was_asked_for_ends_when_it_is_restored(
