@@ -13,7 +13,7 @@ from app.news import News
 from app.sharing import Shared
 from app.submissions import Submission, submit_together
 from store import jobs, records
-from store.errors import JobNotFound, StoreError
+from store.errors import BlobNotFound, JobNotFound, StoreError
 from store.records import JobStatus
 from store.resources import Resources
 
@@ -81,6 +81,8 @@ def _seen(
         return JobNotFound(f"there is no job {asked.job_id}")
     if not asked.content or job.status is not JobStatus.SUCCEEDED:
         return Seen(job, images)
+    if not images:
+        return BlobNotFound(f"the image of {job.id} was deleted")
     try:
         return Seen(job, images, resources.blobs.get(images[0].blob))
     except StoreError as error:

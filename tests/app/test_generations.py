@@ -333,3 +333,15 @@ def test_the_same_key_at_the_same_time_makes_one_job(service: Service) -> None:
 
     assert len({answer["id"] for answer in answers}) == 1
     assert len(answers) == 4
+
+
+def test_a_repeated_request_for_a_picture_that_was_deleted_meanwhile_is_not_found(service: Service) -> None:
+    headers = {"Idempotency-Key": "once", "Accept": "image/png"}
+    asked = {"model": service.add_model(), "seed": 7}
+    job = service.http.post("/v1/generations", json=asked, headers={"Idempotency-Key": "once"}).json()
+    service.worker.sample()
+    assert service.http.post("/v1/generations", json=asked, headers=headers).status_code == 201
+    (image,) = service.http.get("/v1/images", params={"job": job["id"]}).json()["data"]
+    assert service.http.delete(f"/v1/images/{image['id']}").status_code == 204
+
+    assert_problem(service.http.post("/v1/generations", json=asked, headers=headers), 404, "blob_not_found")
