@@ -13,12 +13,14 @@ from fastapi import APIRouter, Query
 from sqlalchemy import func, select
 from starlette.responses import Response, StreamingResponse
 
+from app.auth import Caller, MayRead
 from app.caching import REVALIDATE, etag_of, has_it, not_modified
 from app.dependencies import Attached, Encoders, IfNoneMatch, JobId
 from app.errors import NotFound, PictureDamaged
 from app.grid import grid_of
+from app.jobs import find
 from store import records
-from store.errors import BlobNotFound, JobNotFound
+from store.errors import BlobNotFound
 from store.records import JobKind
 from store.resources import Resources
 
@@ -47,11 +49,11 @@ class _Made:
         304: {"description": "Not modified."},
     },
 )
-def get_zip(resources: Attached, job_id: JobId, if_none_match: IfNoneMatch = None) -> Response:
+def get_zip(caller: MayRead, resources: Attached, job_id: JobId, if_none_match: IfNoneMatch = None) -> Response:
     """The PNGs as far as made, named by position and seed, such as `000003-seed-10.png`. The zip is written while it is sent,
     however many there are.
     """
-    made = _made(resources, job_id, "zip")
+    made = _made(resources, caller, job_id, "zip")
     if has_it(if_none_match, made.headers["ETag"]):
         return not_modified(made.headers["ETag"], made.headers)
     headers = {**made.headers, "Content-Disposition": f'attachment; filename="{job_id}.zip"'}
@@ -67,6 +69,7 @@ def get_zip(resources: Attached, job_id: JobId, if_none_match: IfNoneMatch = Non
     responses={200: {"content": {"image/png": {}}, "description": "The PNG."}, 304: {"description": "Not modified."}},
 )
 async def get_grid(
+    caller: MayRead,
     resources: Attached,
     encoders: Encoders,
     job_id: JobId,
@@ -77,11 +80,13 @@ async def get_grid(
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The images as far as made, by position, row by row; the first 256 of more. Small ones are enlarged by whole numbers."""
-    return await anyio.to_thread.run_sync(_grid, resources, job_id, columns, if_none_match, limiter=encoders)
+    return await anyio.to_thread.run_sync(_grid, resources, caller, job_id, columns, if_none_match, limiter=encoders)
 
 
-def _grid(resources: Resources, job_id: str, columns: int | None, if_none_match: str | None) -> Response:
-    made = _made(resources, job_id, f"grid {columns}")
+def _grid(
+    resources: Resources, caller: Caller, job_id: str, columns: int | None, if_none_match: str | None
+) -> Response:
+    made = _made(resources, caller, job_id, f"grid {columns}")
     if has_it(if_none_match, made.headers["ETag"]):
         return not_modified(made.headers["ETag"], made.headers)
     images = _images(resources, job_id, min(made.count, MOST_IN_A_GRID))
@@ -93,11 +98,9 @@ def _grid(resources: Resources, job_id: str, columns: int | None, if_none_match:
     return Response(sheet, media_type="image/png", headers=made.headers)
 
 
-def _made(resources: Resources, job_id: str, form: str) -> _Made:
+def _made(resources: Resources, caller: Caller, job_id: str, form: str) -> _Made:
     with resources.database.snapshot() as session:
-        job = session.get(records.Job, job_id)
-        if job is None:
-            raise JobNotFound(f"there is no job {job_id}")
+        job = find(session, caller, job_id)
         positions = select(func.count(), func.sum(records.Image.position)).where(records.Image.job_id == job_id)
         count, total = session.execute(positions).one()
     if count == 0:

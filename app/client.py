@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from app.wire import ClientError, Event, JsonObject, object_of, parse_events
+from app.wire import ClientError, Counted, Event, JsonObject, object_of, parse_events
 
 __all__ = ["DEFAULT_URL", "Client", "ClientError", "Event", "JsonObject", "parse_events"]
 
@@ -34,16 +34,21 @@ class Client:
     Every method raises ClientError.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, url: str = DEFAULT_URL, *, api_key: str | None = None, transport: httpx.BaseTransport | None = None
+    ) -> None:
         """Connects when it is first used.
 
         Args:
             url: where the service is, without `/v1`.
+            api_key: what lets us in; None: nothing is sent.
             transport: what carries the requests; None: the network.
         """
         self.url = url.rstrip("/")
+        self.headers = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}  # of every request
         self._http = httpx.Client(
             base_url=self.url,
+            headers=self.headers,
             transport=transport,
             timeout=httpx.Timeout(30.0, connect=5.0),
             trust_env=urlsplit(url).hostname not in LOOPBACK,  # a proxy can't reach this machine's own loopback
@@ -75,6 +80,21 @@ class Client:
         """What can be trained: kinds with their options and bounds."""
         return self._page_of(self._json("GET", "/v1/kinds"))
 
+    def create_key(
+        self, name: str, *, scopes: Sequence[str], account: str, expires_in_s: int | None = None
+    ) -> JsonObject:
+        """Makes an API key; its `key` is shown this once."""
+        body = {"name": name, "scopes": list(scopes), "account": account, **_given({"expires_in_s": expires_in_s})}
+        return self._json("POST", "/v1/keys", json=body)
+
+    def keys(self) -> list[JsonObject]:
+        """Every API key, newest first, without secrets."""
+        return list(self._all("/v1/keys"))
+
+    def revoke_key(self, key_id: str) -> None:
+        """Makes an API key good for nothing."""
+        self._send("DELETE", f"/v1/keys/{quote(key_id, safe='')}")
+
     # Data sets
 
     def datasets(self) -> list[JsonObject]:
@@ -105,7 +125,7 @@ class Client:
         """
         options = {"resolution": resolution, "duplicates": duplicates}
         fields = {"name": name} | {field: str(value) for field, value in options.items() if value is not None}
-        file = cast(BinaryIO, _Counted(archive, on_progress)) if on_progress is not None else archive
+        file = cast(BinaryIO, Counted(archive, on_progress)) if on_progress is not None else archive
         return self._json(
             "POST",
             "/v1/datasets",
@@ -445,24 +465,6 @@ class Client:
 
 def _of_training(training_id: str, end: str = "") -> str:
     return f"/v1/trainings/{quote(training_id, safe='')}{end}"
-
-
-class _Counted:
-    """A file that tells how far it has been read."""
-
-    def __init__(self, file: BinaryIO, on_progress: Callable[[int], None]) -> None:
-        self._file, self._on_progress = file, on_progress
-
-    def read(self, length: int = -1) -> bytes:
-        data = self._file.read(length)
-        self._on_progress(self._file.tell())
-        return data
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 def _refusal(response: httpx.Response) -> ClientError:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
+from app.auth import MayRead
 from app.dependencies import Attached, ModelId
 from app.models import find
 from store import curves, records
@@ -75,10 +76,10 @@ class Curves(BaseModel):
 
 
 @router.get("/{model_id}/metrics", summary="Get a model's learning curves", operation_id="get_model_metrics")
-def get_metrics(resources: Attached, model_id: ModelId, points: PointsWanted = 500) -> Curves:
+def get_metrics(caller: MayRead, resources: Attached, model_id: ModelId, points: PointsWanted = 500) -> Curves:
     """Losses, gauges, scores and speed over the images seen, also while the training goes on."""
     with resources.database.snapshot() as session:
-        find(session, model_id)
+        find(session, caller, model_id)
         return read_curves(session, model_id, points)
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from app.auth import Caller, MayRead, MayTrain
 from app.dependencies import AfterDataset, Attached, DatasetId, Limit
 from app.errors import InUse, NotFound
 from app.pages import Page, example_page, newest_first
@@ -165,15 +166,23 @@ class DatasetPage(Page[Dataset]):
 
 
 @router.get("", summary="List data sets", operation_id="list_datasets")
-def list_datasets(resources: Attached, after: AfterDataset = None, limit: Limit = 20) -> DatasetPage:
+def list_datasets(caller: MayRead, resources: Attached, after: AfterDataset = None, limit: Limit = 20) -> DatasetPage:
     """Data sets, newest first."""
     with resources.database.snapshot() as session:
-        rows, more = newest_first(session, select(records.Dataset), records.Dataset.id, "ds", after=after, limit=limit)
+        rows, more = newest_first(
+            session,
+            caller.seen(select(records.Dataset), records.Dataset),
+            records.Dataset.id,
+            "ds",
+            after=after,
+            limit=limit,
+        )
         return DatasetPage(data=[Dataset.of(dataset) for dataset in rows], has_more=more)
 
 
 @router.get("/{dataset_id}", summary="Show a data set", operation_id="get_dataset")
 def get_dataset(
+    caller: MayRead,
     resources: Attached,
     dataset_id: DatasetId,
     refused_limit: Annotated[int, Query(ge=0, le=100_000, description="Most refused files to show.")] = 100,
@@ -183,7 +192,7 @@ def get_dataset(
 ) -> Dataset:
     """A data set with the files that were refused, and why, and those that are there more than once."""
     with resources.database.snapshot() as session:
-        dataset = find(session, dataset_id)
+        dataset = find(session, caller, dataset_id)
     is_ready = dataset.status is DatasetStatus.READY
     return Dataset.of(dataset, _report(resources, dataset_id, refused_limit, duplicates_limit) if is_ready else None)
 
@@ -195,23 +204,25 @@ def get_dataset(
     status_code=204,
     responses=refusals(InUse),
 )
-def delete_dataset(resources: Attached, dataset_id: DatasetId) -> None:
+def delete_dataset(caller: MayTrain, resources: Attached, dataset_id: DatasetId) -> None:
     """Deletes its pictures for good; models that learned from it stay. Refused while a job needs it."""
     with resources.database.transaction() as session:
-        dataset = find(session, dataset_id, locked=True)
+        dataset = find(session, caller, dataset_id, locked=True)
         refuse_if_in_use(session, records.Job.dataset_id == dataset_id, f"the data set {dataset_id}", "dataset_id")
         session.delete(dataset)
     delete_blobs(resources, f"datasets/{dataset_id}", f"uploads/{dataset_id}.zip")
 
 
-def find(session: Session, dataset_id: str, *, locked: bool = False, parameter: str = "dataset_id") -> records.Dataset:
+def find(
+    session: Session, caller: Caller, dataset_id: str, *, locked: bool = False, parameter: str = "dataset_id"
+) -> records.Dataset:
     """Return the row, until the transaction ends nobody else's where it is locked.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is none that the caller may see.
     """
     dataset = session.get(records.Dataset, dataset_id, with_for_update=True if locked else None)
-    if dataset is None:
+    if dataset is None or not caller.sees(dataset):
         raise NotFound(
             f"there is no data set {dataset_id}",
             code="dataset_not_found",

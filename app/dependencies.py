@@ -115,6 +115,7 @@ AfterDataset = Annotated[str | None, _after("ds")]
 AfterModel = Annotated[str | None, _after("mdl")]
 AfterJob = Annotated[str | None, _after("job")]
 AfterImage = Annotated[str | None, _after("img")]
+AfterKey = Annotated[str | None, _after("key")]
 
 DatasetId = Annotated[
     str, Path(pattern=NO_NULL, description="Id of a data set.", examples=["ds_019ad3a8c0de7c3f8f4d2b6a10c5e7f1"])

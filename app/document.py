@@ -12,14 +12,17 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from app.auth import describe_scopes
 from app.errors import (
     AppError,
     CrossSite,
     InvalidParameter,
     MalformedRequest,
+    MissingScope,
     NotFound,
     Problem,
     TooLarge,
+    Unauthenticated,
     UnknownHost,
     UnsupportedMedia,
 )
@@ -28,7 +31,7 @@ from app.refusals import refusals
 from store.errors import StorageFull, Unavailable
 
 FOREIGN = ("HTTPValidationError", "ValidationError")  # FastAPI's own shapes of errors; none is ever sent
-STATELESS = {"/healthz", "/metrics"}  # they answer whatever is away
+STATELESS = {"/healthz"}  # it answers whatever is away
 REQUEST_ID = {
     "X-Request-Id": {
         "description": "The request's id, also in the service's log; yours, if you sent one.",
@@ -61,6 +64,7 @@ NEXT: dict[str, list[tuple[str, str, str]]] = {
         ("delete_model", "model_id", "/id"),
     ],
     "Image": [("get_image_content", "image_id", "/id"), ("delete_image", "image_id", "/id")],
+    "NewKey": [("get_key", "key_id", "/id"), ("revoke_key", "key_id", "/id")],
     "TrainingState": [("get_training_metrics", "training_id", "/id")],
     "DatasetPage": [("get_dataset", "dataset_id", "/data/0/id")],
     "ModelPage": [("get_model", "model_id", "/data/0/id")],
@@ -91,6 +95,7 @@ def describe(app: FastAPI) -> None:
             for path, methods in document["paths"].items():
                 for method, operation in methods.items():
                     _complete(path, method, operation)
+            describe_scopes(document)
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
@@ -131,6 +136,8 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
 def _shared(path: str, method: str, operation: dict[str, Any]) -> Iterator[type[Exception]]:
     """The errors that any route like this may answer with, besides those that it names itself."""
     yield from (MalformedRequest, UnknownHost, AppError)
+    if operation.get("security"):
+        yield from (Unauthenticated, MissingScope)
     if path not in STATELESS:
         yield Unavailable
     if method != "get":

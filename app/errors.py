@@ -3,7 +3,11 @@
 AppError
 ├── MalformedRequest     the bytes are not what they claim to be
 ├── UnknownHost          the Host header names none of ours (against DNS rebinding)
-├── Forbidden            never allowed, whoever asks
+├── Unauthenticated      who asks can't be told
+│   ├── MissingKey           no API key came along
+│   └── InvalidKey           the API key is unknown, has expired or was revoked
+├── Forbidden            not allowed
+│   ├── MissingScope         the API key may not do this
 │   ├── CrossSite            another site's page sent this write
 │   ├── ImportsDisabled      no import root is set
 │   ├── WebhooksDisabled     no secret to sign them is set
@@ -51,6 +55,7 @@ class AppError(Exception):
         remedy: what to do about it.
         more: further members of the problem.
         retry_after_s: when it may succeed; None: the table's for this class.
+        headers: of the response.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class AppError(Exception):
         remedy: str | None = None,
         more: Mapping[str, Any] | None = None,
         retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -70,6 +76,7 @@ class AppError(Exception):
         self.remedy = remedy
         self.more = dict(more or {})
         self.retry_after_s = retry_after_s
+        self.headers = dict(headers or {})
 
 
 class MalformedRequest(AppError):
@@ -80,8 +87,24 @@ class UnknownHost(AppError):
     """The Host header names none of our hosts."""
 
 
+class Unauthenticated(AppError):
+    """Who asks can't be told."""
+
+
+class MissingKey(Unauthenticated):
+    """No API key came along."""
+
+
+class InvalidKey(Unauthenticated):
+    """The API key is unknown, has expired or was revoked."""
+
+
 class Forbidden(AppError):
-    """Never allowed, whoever asks."""
+    """Not allowed."""
+
+
+class MissingScope(Forbidden):
+    """The API key may not do this."""
 
 
 class CrossSite(Forbidden):
@@ -195,7 +218,11 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     AppError: Answer(500, "internal_error"),
     MalformedRequest: Answer(400, "malformed_request"),
     UnknownHost: Answer(400, "unknown_host"),
+    Unauthenticated: Answer(401, "unauthenticated"),
+    MissingKey: Answer(401, "missing_api_key"),
+    InvalidKey: Answer(401, "invalid_api_key"),
     Forbidden: Answer(403, "forbidden"),
+    MissingScope: Answer(403, "missing_scope"),
     CrossSite: Answer(403, "cross_site_write"),
     ImportsDisabled: Answer(403, "imports_by_path_disabled"),
     WebhooksDisabled: Answer(403, "webhooks_disabled"),
@@ -243,6 +270,8 @@ ANSWERS: Mapping[type[Exception], Answer] = {
         parameter="/webhook/url",
     ),
     store.InvalidTransition: Answer(409, "job_ended", "look at the job's status first", parameter="job_id"),
+    store.KeyNotFound: Answer(404, "key_not_found", "GET /v1/keys lists the keys that there are", parameter="key_id"),
+    store.LastAdminKey: Answer(409, "last_admin_key", "make another key with the scope admin first, without an expiry"),
     store.LeaseLost: Answer(409, "lease_lost"),
     catalog.UnknownKind: Answer(422, "unknown_kind", "GET /v1/kinds lists every kind"),
     catalog.InvalidOption: Answer(422, "invalid_option", "GET /v1/kinds lists every option with its bounds"),

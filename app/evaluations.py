@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from app.auth import Caller, MayRead, MayTrain
 from app.caching import REVALIDATE, etag_of, has_it, not_modified
 from app.datasets import find as find_dataset
 from app.dependencies import NO_NULL, Attached, IdempotencyKey, IfNoneMatch, JobId
@@ -20,8 +21,8 @@ from app.webhooks import AskedWebhook
 from models import catalog
 from store import jobs, records
 from store.errors import BlobNotFound
-from store.keys import strips_key
 from store.records import DatasetStatus, JobKind
+from store.strips import strips_key
 
 ROUTE = "/v1/evaluations"
 DEFAULT_N, LEAST_N, MOST_N = 2000, 50, 50_000
@@ -63,15 +64,17 @@ class Evaluation(BaseModel):
     response_model=Job,
     responses={**ACCEPTED, **refusals(NotFound, DatasetNotReady, ModelNotReady)},
 )
-def create_evaluation(resources: Attached, body: Evaluation, idempotency_key: IdempotencyKey) -> Response:
+def create_evaluation(
+    caller: MayTrain, resources: Attached, body: Evaluation, idempotency_key: IdempotencyKey
+) -> Response:
     """Compares pictures of the model's newest weights with real ones. The numbers, each with its floor, are the job's
     `result`, and `metrics.evaluation` of the model. The first one for a data set takes longer: a feature extractor learns it.
     """
-    idempotency = Idempotency.of(ROUTE, idempotency_key, body)
+    idempotency = Idempotency.of(caller, ROUTE, idempotency_key, body)
 
     def create(session: Session) -> records.Job:
         # Locked, so that nothing is deleted between this check and the job that needs it.
-        model = find_model(session, body.model, locked=True, parameter="/model")
+        model = find_model(session, caller, body.model, locked=True, parameter="/model")
         if model.checkpoint is None:
             raise ModelNotReady(
                 f"the model {model.id} has no weights yet, it is {model.status.value}",
@@ -79,7 +82,7 @@ def create_evaluation(resources: Attached, body: Evaluation, idempotency_key: Id
                 remedy="wait for the training's first checkpoint: `can_generate` of GET /v1/models/{id} is true then",
                 more={"model_status": model.status.value},
             )
-        dataset, against = _datasets(session, model, body.dataset)
+        dataset, against = _datasets(session, caller, model, body.dataset)
         return jobs.submit(
             session,
             JobKind.EVALUATE,
@@ -91,6 +94,7 @@ def create_evaluation(resources: Attached, body: Evaluation, idempotency_key: Id
             total=100,
             unit="percent",
             idempotency=idempotency.columns if idempotency else None,
+            account=caller.account,
         )
 
     job, _ = submit(resources, idempotency, create, webhook=body.webhook)
@@ -105,14 +109,15 @@ def create_evaluation(resources: Attached, body: Evaluation, idempotency_key: Id
     response_class=Response,
     responses={200: {"content": {"image/png": {}}, "description": "The PNG."}, 304: {"description": "Not modified."}},
 )
-def get_strips(resources: Attached, job_id: JobId, if_none_match: IfNoneMatch = None) -> Response:
+def get_strips(caller: MayRead, resources: Attached, job_id: JobId, if_none_match: IfNoneMatch = None) -> Response:
     """The generated pictures that lie nearest to training pictures, one a row, each with its nearest training pictures beside
     it: a model that copies is found out by eye. Seeds and file names are the evaluation's `suspects`.
     """
     etag, headers = etag_of(job_id.encode()), {"Cache-Control": REVALIDATE}
     with resources.database.snapshot() as session:
         job = session.get(records.Job, job_id)
-        model_id = None if job is None or job.kind is not JobKind.EVALUATE else job.model_id
+        is_there = job is not None and caller.sees(job) and job.kind is JobKind.EVALUATE
+        model_id = job.model_id if job is not None and is_there else None
     try:
         if model_id is None:
             raise BlobNotFound(job_id)
@@ -130,13 +135,15 @@ def get_strips(resources: Attached, job_id: JobId, if_none_match: IfNoneMatch = 
 
 
 def _datasets(
-    session: Session, model: records.Model, wanted: str | None
+    session: Session, caller: Caller, model: records.Model, wanted: str | None
 ) -> tuple[records.Dataset, records.Dataset | None]:
     """The data set whose features are looked at, and the other one that is compared with, if any.
 
     Features are those of what the model learned from, while that is there: so models of one data set can be compared.
     """
     own = session.get(records.Dataset, model.dataset_id, with_for_update=True) if model.dataset_id else None
+    if not caller.sees(own):  # an administrator's model may have learned from what is not its account's
+        own = None
     if wanted is None:
         if own is None:
             raise InvalidParameter(
@@ -145,7 +152,7 @@ def _datasets(
                 remedy="name another one with pictures of the same sort",
             )
         return _fitting(own, model), None
-    other = _fitting(find_dataset(session, wanted, locked=True, parameter="/dataset"), model)
+    other = _fitting(find_dataset(session, caller, wanted, locked=True, parameter="/dataset"), model)
     if own is None or own.id == other.id:
         return other, None
     return _fitting(own, model), other

@@ -18,6 +18,7 @@ from fastapi import APIRouter, Header
 from fastapi.sse import format_sse_event
 from starlette.responses import StreamingResponse
 
+from app.auth import Caller, MayRead
 from app.caching import etag_of
 from app.dependencies import Attached, JobId, NewsOfJobs
 from app.jobs import Job, read
@@ -69,6 +70,7 @@ EVENT_SCHEMA = {  # of each event, as its fields are
     },
 )
 async def follow_job(
+    caller: MayRead,
     resources: Attached,
     news: NewsOfJobs,
     job_id: JobId,
@@ -77,10 +79,10 @@ async def follow_job(
     ] = None,
 ) -> StreamingResponse:
     """A stream of server-sent events, from a snapshot to `done`. Metrics and previews of the past are told as well."""
-    await anyio.to_thread.run_sync(read, resources, job_id)  # 404 while there still is a status to send
+    await anyio.to_thread.run_sync(read, resources, caller, job_id)  # 404 while there still is a status to send
     after = last_event_id if last_event_id is not None and EVENT_ID.fullmatch(last_event_id) else None
     return StreamingResponse(
-        _Follower(resources, news, job_id, after).stream(),
+        _Follower(resources, news, caller, job_id, after).stream(),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
@@ -89,8 +91,8 @@ async def follow_job(
 class _Follower:
     """One client's stream."""
 
-    def __init__(self, resources: Resources, news: News, job_id: str, after: str | None) -> None:
-        self._resources, self._news, self._job_id = resources, news, job_id
+    def __init__(self, resources: Resources, news: News, caller: Caller, job_id: str, after: str | None) -> None:
+        self._resources, self._news, self._caller, self._job_id = resources, news, caller, job_id
         self._last = after  # id of the newest event that was told or passed over; None: the client is new
         self._shown = ""  # ETag of the newest snapshot that was told
 
@@ -140,7 +142,7 @@ class _Follower:
     async def _job(self) -> Job | None:
         """The row; None when the database is away."""
         try:
-            return await anyio.to_thread.run_sync(read, self._resources, self._job_id)
+            return await anyio.to_thread.run_sync(read, self._resources, self._caller, self._job_id)
         except Unavailable as error:
             log.warning("following %s goes on although: %s", self._job_id, error)
             return None

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.responses import Response, StreamingResponse
 
+from app.auth import Caller, MayRead, MayTrain
 from app.caching import REVALIDATE, has_it, not_modified
 from app.dependencies import Attached, IdempotencyKey, IfNoneMatch, ModelId
 from app.errors import ModelNotReady, NotFound
@@ -49,15 +50,17 @@ class Export(BaseModel):
     response_model=Job,
     responses={**ACCEPTED, **refusals(ModelNotReady)},
 )
-def create_export(resources: Attached, model_id: ModelId, idempotency_key: IdempotencyKey, body: Export) -> Response:
+def create_export(
+    caller: MayTrain, resources: Attached, model_id: ModelId, idempotency_key: IdempotencyKey, body: Export
+) -> Response:
     """Writes the model's newest weights in another form, and compares its pictures with the model's own before it is kept.
     The job's `result` holds the path of the file, its size and hash.
     """
-    idempotency = Idempotency.of(f"/v1/models/{model_id}/exports", idempotency_key, body)
+    idempotency = Idempotency.of(caller, f"/v1/models/{model_id}/exports", idempotency_key, body)
 
     def create(session: Session) -> records.Job:
         # Locked, so that it is not deleted between this check and the job that needs it.
-        model = find_model(session, model_id, locked=True)
+        model = find_model(session, caller, model_id, locked=True)
         if model.checkpoint is None:
             raise ModelNotReady(
                 f"the model {model.id} has no weights yet, it is {model.status.value}",
@@ -75,6 +78,7 @@ def create_export(resources: Attached, model_id: ModelId, idempotency_key: Idemp
             total=1,
             unit="files",
             idempotency=idempotency.columns if idempotency else None,
+            account=caller.account,
         )
 
     job, _ = submit(resources, idempotency, create, webhook=body.webhook)
@@ -93,6 +97,7 @@ def create_export(resources: Attached, model_id: ModelId, idempotency_key: Idemp
     },
 )
 def get_export(
+    caller: MayRead,
     resources: Attached,
     model_id: ModelId,
     form: Annotated[ExportFormat, Path(alias="format", description="What the model was exported as.")],
@@ -100,14 +105,16 @@ def get_export(
 ) -> Response:
     """The zip that the last export in this format wrote. docs/exports.md says how to use what is in it."""
     try:
-        return _zip(resources, model_id, form, if_none_match)
+        return _zip(resources, caller, model_id, form, if_none_match)
     except BlobNotFound:
-        return _zip(resources, model_id, form, if_none_match)  # a newer one took its place just now
+        return _zip(resources, caller, model_id, form, if_none_match)  # a newer one took its place just now
 
 
-def _zip(resources: Resources, model_id: str, form: ExportFormat, if_none_match: str | None) -> Response:
+def _zip(
+    resources: Resources, caller: Caller, model_id: str, form: ExportFormat, if_none_match: str | None
+) -> Response:
     with resources.database.snapshot() as session:
-        find_model(session, model_id)
+        find_model(session, caller, model_id)
         job = newest_exports(session, model_id).get(form.value)
     if job is None or job.result is None:
         raise NotFound(

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app.accepting import picture_wanted
+from app.auth import Caller, MayGenerate
 from app.controls import Interpolation, Label, Mix, Seed, Variations, count_images, counts_up, request_of
 from app.dependencies import NO_NULL, CancelAfter, Encoders, IdempotencyKey, PreferredWait
 from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, NotAcceptable, NotFound, QueueFull
@@ -132,6 +133,7 @@ class Generation(BaseModel):
     },
 )
 async def create_generation(
+    caller: MayGenerate,
     request: Request,
     intake: Desk,
     encoders: Encoders,
@@ -152,7 +154,7 @@ async def create_generation(
     job_id = new_id("job")
     with ExitStack() as listening:
         ear = listening.enter_context(news.listen(job_id, end_only=True))  # before there is anything to hear of
-        row, is_new = await intake.submit(_submission(resources, body, job_id, idempotency_key, cancel_after_s))
+        row, is_new = await intake.submit(_submission(resources, caller, body, job_id, idempotency_key, cancel_after_s))
         asked = Asked(row.id, content=rendition is not None)
         if is_new:
             seen = Seen(row, [])
@@ -169,7 +171,7 @@ async def create_generation(
                 seen=seen,
             )
     if body.cancel_on_disconnect and not seen.has_ended and await request.is_disconnected():
-        await anyio.to_thread.run_sync(_cancel, resources, row.id)
+        await anyio.to_thread.run_sync(_cancel, resources, caller, row.id)
     if wait_s <= 0:
         response = accepted(Job.of(seen.job, list(seen.images)))
     elif rendition is not None and seen.content is not None:  # it has succeeded
@@ -186,7 +188,12 @@ async def create_generation(
 
 
 def _submission(
-    resources: Resources, body: Generation, job_id: str, key: str | None, cancel_after_s: float | None
+    resources: Resources,
+    caller: Caller,
+    body: Generation,
+    job_id: str,
+    key: str | None,
+    cancel_after_s: float | None,
 ) -> Submission:
     settings = resources.settings
     most = min(settings.max_images_per_request, settings.max_queued_images)
@@ -205,11 +212,11 @@ def _submission(
             parameter="/seed",
             remedy=f"choose a seed of at most {catalog.MAX_SEED - n + 1}",
         )
-    idempotency = Idempotency.of(ROUTE, key, body)
+    idempotency = Idempotency.of(caller, ROUTE, key, body)
 
     def create(session: Session, now: datetime) -> records.Job:
         # Locked, so that the model is not deleted between this check and the job that needs it.
-        model = find_model(session, body.model, locked=True, parameter="/model")
+        model = find_model(session, caller, body.model, locked=True, parameter="/model")
         if model.checkpoint is None:
             raise ModelNotReady(
                 f"the model {model.id} has no weights yet, it is {model.status.value}",
@@ -231,6 +238,7 @@ def _submission(
             unit="images",
             idempotency=idempotency.columns if idempotency else None,
             job_id=job_id,
+            account=caller.account,
         )
 
     return Submission(idempotency, create, n, url_of(settings, body.webhook))
@@ -247,11 +255,11 @@ def _deadline(given: datetime | None, cancel_after_s: float | None, now: datetim
     return min((moment for moment in (given, relative) if moment is not None), default=None)
 
 
-def _cancel(resources: Resources, job_id: str) -> Job:
+def _cancel(resources: Resources, caller: Caller, job_id: str) -> Job:
     try:
-        return cancel(resources, job_id)
+        return cancel(resources, caller, job_id)
     except InvalidTransition:  # it ended at that very moment
-        return read(resources, job_id)
+        return read(resources, caller, job_id)
 
 
 def _label_index(model: records.Model, label: Label | None, parameter: str) -> int | None:

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from app.auth import Caller, MayGenerate, MayRead
 from app.caching import IMMUTABLE, has_it, not_modified
 from app.controls import recipe_of
 from app.dependencies import NO_NULL, AfterImage, Attached, Encoders, IfNoneMatch, ImageId, Limit
@@ -103,17 +104,25 @@ def content_url(image_id: str) -> str:
 
 
 def images_of_job(
-    session: Session, job_id: str, *, after: str | None = None, limit: int
+    session: Session, job_id: str, *, caller: Caller | None = None, after: str | None = None, limit: int
 ) -> tuple[list[records.Image], bool]:
     """Return a job's images by position, and whether more follow.
+
+    Args:
+        job_id: whose images.
+        caller: who sees them; None: that was looked at before.
+        after: id of the last image of the page before; None: from the start.
+        limit: length of the page.
 
     Raises:
         InvalidParameter: `after` is no image of this job.
     """
     rows = select(records.Image).where(records.Image.job_id == job_id)
+    if caller is not None:
+        rows = caller.seen(rows, records.Image)
     if after is not None:
         last = session.get(records.Image, after)
-        if last is None or last.job_id != job_id:
+        if last is None or last.job_id != job_id or (caller is not None and not caller.sees(last)):
             raise InvalidParameter(
                 f"after: {job_id} has no image {after!r}",
                 parameter="after",
@@ -126,6 +135,7 @@ def images_of_job(
 
 @router.get("", summary="List images", operation_id="list_images")
 def list_images(
+    caller: MayRead,
     resources: Attached,
     job: Annotated[str | None, Query(pattern=NO_NULL, description="Only this job's, by position.")] = None,
     model: Annotated[str | None, Query(pattern=NO_NULL, description="Only this model's.")] = None,
@@ -141,9 +151,9 @@ def list_images(
                     parameter="model",
                     remedy="give job or model, not both",
                 )
-            rows, more = images_of_job(session, job, after=after, limit=limit)
+            rows, more = images_of_job(session, job, caller=caller, after=after, limit=limit)
         else:
-            wanted = select(records.Image)
+            wanted = caller.seen(select(records.Image), records.Image)
             if model is not None:
                 wanted = wanted.where(records.Image.model_id == model)
             page, more = newest_first(session, wanted, records.Image.id, "img", after=after, limit=limit)
@@ -152,15 +162,15 @@ def list_images(
 
 
 @router.get("/{image_id}", summary="Show an image's metadata", operation_id="get_image")
-def get_image(resources: Attached, image_id: ImageId) -> Image:
+def get_image(caller: MayRead, resources: Attached, image_id: ImageId) -> Image:
     """What is known of one image."""
-    return Image.of(_find(resources, image_id))
+    return Image.of(_find(resources, caller, image_id))
 
 
 @router.delete("/{image_id}", summary="Delete an image", operation_id="delete_image", status_code=204)
-def delete_image(resources: Attached, image_id: ImageId) -> None:
+def delete_image(caller: MayGenerate, resources: Attached, image_id: ImageId) -> None:
     """Deletes the picture and all that is known of it for good; its job still counts it."""
-    _find(resources, image_id)
+    _find(resources, caller, image_id)
     with resources.database.transaction() as session:
         blobs = remove_images(session, records.Image.id == image_id)
     delete_blobs(resources.blobs, blobs)
@@ -178,6 +188,7 @@ def delete_image(resources: Attached, image_id: ImageId) -> None:
     },
 )
 async def get_content(
+    caller: MayRead,
     resources: Attached,
     encoders: Encoders,
     image_id: ImageId,
@@ -204,11 +215,15 @@ async def get_content(
     """
     rendition = Rendition(form, size, quality)
     limiter = None if rendition.is_stored else encoders
-    return await anyio.to_thread.run_sync(_content, resources, image_id, rendition, if_none_match, limiter=limiter)
+    return await anyio.to_thread.run_sync(
+        _content, resources, caller, image_id, rendition, if_none_match, limiter=limiter
+    )
 
 
-def _content(resources: Resources, image_id: str, rendition: Rendition, if_none_match: str | None) -> Response:
-    image = _find(resources, image_id)
+def _content(
+    resources: Resources, caller: Caller, image_id: str, rendition: Rendition, if_none_match: str | None
+) -> Response:
+    image = _find(resources, caller, image_id)
     etag, headers = rendition.etag(image.sha256), {"Cache-Control": IMMUTABLE}
     if has_it(if_none_match, etag):
         return not_modified(etag, headers)
@@ -221,10 +236,10 @@ def picture(image: records.Image, rendition: Rendition, content: bytes) -> Respo
     return Response(content, media_type=rendition.media_type, headers=headers)
 
 
-def _find(resources: Resources, image_id: str) -> records.Image:
+def _find(resources: Resources, caller: Caller, image_id: str) -> records.Image:
     with resources.database.snapshot() as session:
         image = session.get(records.Image, image_id)
-    if image is None:
+    if image is None or not caller.sees(image):
         raise NotFound(
             f"there is no image {image_id}",
             code="image_not_found",

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app import uploads
+from app.auth import Caller, MayTrain
 from app.dependencies import NO_NULL, Attached, IdempotencyKey
 from app.errors import (
     CrossSite,
@@ -132,14 +133,16 @@ class UploadForm(ImportOptions):
         }
     },
 )
-async def create_dataset(request: Request, resources: Attached, idempotency_key: IdempotencyKey) -> Response:
+async def create_dataset(
+    caller: MayTrain, request: Request, resources: Attached, idempotency_key: IdempotencyKey
+) -> Response:
     """Send a zip or a tar as multipart upload, or name a path inside the import root. Answers with the job that imports it."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        return await _from_upload(request, resources, idempotency_key)
+        return await _from_upload(request, resources, caller, idempotency_key)
     if media_type == "application/json":
         body = _checked(ImportByPath, await _small_body(request))
-        return await anyio.to_thread.run_sync(_from_path, resources, body, idempotency_key)
+        return await anyio.to_thread.run_sync(_from_path, resources, caller, body, idempotency_key)
     raise UnsupportedMedia(
         f"Content-Type is {media_type or 'missing'}",
         parameter="Content-Type",
@@ -147,7 +150,7 @@ async def create_dataset(request: Request, resources: Attached, idempotency_key:
     )
 
 
-async def _from_upload(request: Request, resources: Resources, key: str | None) -> Response:
+async def _from_upload(request: Request, resources: Resources, caller: Caller, key: str | None) -> Response:
     dataset_id = new_id("ds")
     blob = f"uploads/{dataset_id}.zip"
     upload = await uploads.receive(
@@ -157,11 +160,11 @@ async def _from_upload(request: Request, resources: Resources, key: str | None) 
         fields=ImportOptions.model_fields,
         limit_bytes=resources.settings.max_upload_bytes,
     )
-    return await anyio.to_thread.run_sync(_submit_upload, resources, upload, dataset_id, blob, key)
+    return await anyio.to_thread.run_sync(_submit_upload, resources, caller, upload, dataset_id, blob, key)
 
 
 def _submit_upload(
-    resources: Resources, upload: uploads.Upload, dataset_id: str, blob: str, key: str | None
+    resources: Resources, caller: Caller, upload: uploads.Upload, dataset_id: str, blob: str, key: str | None
 ) -> Response:
     is_new = False
     try:
@@ -170,7 +173,8 @@ def _submit_upload(
         name = options.name or _stem(upload.filename) or "upload"
         job, is_new = _submit(
             resources,
-            Idempotency.of(UPLOAD_PATH, key, content),
+            caller,
+            Idempotency.of(caller, UPLOAD_PATH, key, content),
             dataset_id,
             {"source": {"blob": blob}, **options.model_dump(exclude={"webhook"}), "name": name},
             options.webhook,
@@ -181,19 +185,22 @@ def _submit_upload(
     return accepted(Job.of(job))
 
 
-def _from_path(resources: Resources, body: ImportByPath, key: str | None) -> Response:
+def _from_path(resources: Resources, caller: Caller, body: ImportByPath, key: str | None) -> Response:
     source = _inside_import_root(resources, body.path)
     request = {
         "source": {"path": str(source)},
         **body.model_dump(exclude={"path", "webhook"}),
         "name": body.name or source.stem,
     }
-    job, _ = _submit(resources, Idempotency.of(UPLOAD_PATH, key, body), new_id("ds"), request, body.webhook)
+    job, _ = _submit(
+        resources, caller, Idempotency.of(caller, UPLOAD_PATH, key, body), new_id("ds"), request, body.webhook
+    )
     return accepted(Job.of(job))
 
 
 def _submit(
     resources: Resources,
+    caller: Caller,
     idempotency: Idempotency | None,
     dataset_id: str,
     request: dict[str, Any],
@@ -201,7 +208,8 @@ def _submit(
 ) -> tuple[records.Job, bool]:
     def create(session: Session) -> records.Job:
         now = resources.database.now(session)
-        session.add(records.Dataset(id=dataset_id, name=request["name"][:200], created_at=now))
+        name = request["name"][:200]
+        session.add(records.Dataset(id=dataset_id, account=caller.account, name=name, created_at=now))
         return jobs.submit(
             session,
             JobKind.IMPORT,
@@ -210,6 +218,7 @@ def _submit(
             dataset_id=dataset_id,
             unit="files",
             idempotency=idempotency.columns if idempotency else None,
+            account=caller.account,
         )
 
     return submit(resources, idempotency, create, webhook=webhook)

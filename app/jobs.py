@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from app.auth import Caller, MayRead, MayWork
 from app.caching import REVALIDATE, etag_of, has_it, not_modified
 from app.dependencies import NO_NULL, AfterJob, Attached, IfNoneMatch, JobId, Limit, NewsOfJobs
 from app.errors import InUse
@@ -27,7 +28,7 @@ from app.refusals import refusals
 from store import jobs, records
 from store.documents import job_document, progress_document
 from store.errors import InvalidTransition, JobNotFound, Unavailable
-from store.records import JobKind, JobPriority, JobStatus
+from store.records import JobKind, JobPriority, JobStatus, Scope
 from store.removal import delete_blobs, remove_job
 from store.resources import Resources, status_notice
 
@@ -38,6 +39,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 Sight = TypeVar("Sight")  # what a waiter sees of a job
 
 IMAGES_SHOWN = 100  # of a sample job, within the job itself
+# What it takes to ask for a job, and to cancel it.
+SCOPE_OF = dict.fromkeys(JobKind, Scope.TRAIN) | {JobKind.SAMPLE: Scope.GENERATE}
 REREAD_S = 5.0  # a waiter looks at the row at least this often, in case the bus lost a word
 
 EXAMPLE: dict[str, Any] = {
@@ -175,17 +178,26 @@ def show(session: Session, job: records.Job) -> Job:
     return Job.of(job, images_of_job(session, job.id, limit=IMAGES_SHOWN)[0])
 
 
-def read(resources: Resources, job_id: str) -> Job:
+def find(session: Session, caller: Caller, job_id: str, *, locked: bool = False) -> records.Job:
+    """Return the row, until the transaction ends nobody else's where it is locked.
+
+    Raises:
+        JobNotFound: there is none that the caller may see.
+    """
+    job = session.get(records.Job, job_id, with_for_update=True if locked else None)
+    if job is None or not caller.sees(job):
+        raise JobNotFound(f"there is no job {job_id}")
+    return job
+
+
+def read(resources: Resources, caller: Caller, job_id: str) -> Job:
     """Return one job.
 
     Raises:
-        JobNotFound: there is no such job.
+        JobNotFound: there is none that the caller may see.
     """
     with resources.database.snapshot() as session:
-        job = session.get(records.Job, job_id)
-        if job is None:
-            raise JobNotFound(f"there is no job {job_id}")
-        return show(session, job)
+        return show(session, find(session, caller, job_id))
 
 
 async def wait_for(
@@ -230,6 +242,7 @@ async def _until_gone(request: Request) -> None:
 
 @router.get("", summary="List jobs", operation_id="list_jobs")
 def list_jobs(
+    caller: MayRead,
     resources: Attached,
     status: Annotated[list[JobStatus] | None, Query(description="Only these; may be given several times.")] = None,
     kind: Annotated[list[JobKind] | None, Query(description="Only these; may be given several times.")] = None,
@@ -241,7 +254,7 @@ def list_jobs(
     limit: Limit = 20,
 ) -> JobPage:
     """Jobs, newest first."""
-    wanted = select(records.Job)
+    wanted = caller.seen(select(records.Job), records.Job)
     if status:
         wanted = wanted.where(records.Job.status.in_(status))
     if kind:
@@ -263,6 +276,7 @@ def list_jobs(
     responses={304: {"description": "The client's ETag is still right."}},
 )
 async def get_job(
+    caller: MayRead,
     request: Request,
     resources: Attached,
     news: NewsOfJobs,
@@ -284,7 +298,7 @@ async def get_job(
         return job.has_ended or changed
 
     async def look() -> Job:
-        return await anyio.to_thread.run_sync(read, resources, job_id)
+        return await anyio.to_thread.run_sync(read, resources, caller, job_id)
 
     if wait:
         with news.listen(job_id) as ear:
@@ -301,19 +315,23 @@ async def get_job(
 @router.post(
     "/{job_id}/cancel", summary="Cancel a job", operation_id="cancel_job", responses=refusals(InvalidTransition)
 )
-def cancel_job(resources: Attached, job_id: JobId) -> Job:
-    """A queued job is canceled at once; a running one is asked to stop, and soon does. Asking twice does no harm."""
-    return cancel(resources, job_id)
+def cancel_job(caller: MayWork, resources: Attached, job_id: JobId) -> Job:
+    """A queued job is canceled at once; a running one is asked to stop, and soon does. Asking twice does no harm. It takes the
+    scope that asking for the job took.
+    """
+    return cancel(resources, caller, job_id)
 
 
-def cancel(resources: Resources, job_id: str) -> Job:
+def cancel(resources: Resources, caller: Caller, job_id: str) -> Job:
     """Return the job, canceled or asked to stop.
 
     Raises:
-        JobNotFound: there is no such job.
+        JobNotFound: there is none that the caller may see.
+        MissingScope: it is not of a kind that the caller may ask for.
         InvalidTransition: it has succeeded or failed.
     """
     with resources.database.transaction() as session:
+        caller.require(SCOPE_OF[find(session, caller, job_id).kind])
         now = resources.database.now(session)
         job = jobs.request_cancel(session, job_id, now=now)
         answer = show(session, job)
@@ -327,14 +345,14 @@ def cancel(resources: Resources, job_id: str) -> Job:
 @router.delete(
     "/{job_id}", summary="Delete a job", operation_id="delete_job", status_code=204, responses=refusals(InUse)
 )
-def delete_job(resources: Attached, job_id: JobId) -> None:
+def delete_job(caller: MayWork, resources: Attached, job_id: JobId) -> None:
     """Deletes a job that has ended, for good: a generation with all its images, an export with its file, an evaluation with its
-    strips. What an import or a training has made stays; a training's job goes once its model is deleted.
+    strips. What an import or a training has made stays; a training's job goes once its model is deleted. It takes the scope
+    that asking for the job took.
     """
     with resources.database.transaction() as session:
-        job = session.get(records.Job, job_id, with_for_update=True)
-        if job is None:
-            raise JobNotFound(f"there is no job {job_id}")
+        job = find(session, caller, job_id, locked=True)
+        caller.require(SCOPE_OF[job.kind])
         if job.status not in jobs.ENDED:
             raise InUse(
                 f"{job_id} is {job.status.value}",

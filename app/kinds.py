@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.auth import MayRead
 from app.pages import Page, example_page
 from models import catalog
 
@@ -90,7 +91,7 @@ class KindPage(Page[Kind]):
 
 
 @router.get("", summary="List what can be trained", operation_id="list_kinds", response_model_exclude_unset=True)
-async def list_kinds() -> KindPage:
+async def list_kinds(_caller: MayRead) -> KindPage:
     """The catalogue: each kind, its options with bounds and defaults, what it can do."""
     kinds = [Kind(object="kind", **catalog.describe(kind)) for kind in catalog.KINDS.values()]
     return KindPage(object="list", data=kinds, has_more=False)

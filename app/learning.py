@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from app.auth import Caller, MayRead, MayTrain
 from app.caching import IMMUTABLE, etag_of, has_it, not_modified
 from app.curves import POINT_EXAMPLE, Curves, Point, PointsWanted, read_curves
 from app.dependencies import NO_NULL, AfterJob, Attached, IfNoneMatch, Limit
@@ -173,33 +174,33 @@ class TrainingPage(Page[TrainingState]):
 
 
 @router.get("", summary="List trainings", operation_id="list_trainings")
-def list_trainings(resources: Attached, after: AfterJob = None, limit: Limit = 20) -> TrainingPage:
+def list_trainings(caller: MayRead, resources: Attached, after: AfterJob = None, limit: Limit = 20) -> TrainingPage:
     """Trainings, newest first, those that have ended too."""
     with resources.database.snapshot() as session:
-        trainings = select(records.Job).where(records.Job.kind == JobKind.TRAIN)
+        trainings = caller.seen(select(records.Job), records.Job).where(records.Job.kind == JobKind.TRAIN)
         rows, more = newest_first(session, trainings, records.Job.id, "job", after=after, limit=limit)
         return TrainingPage(data=[TrainingState.of(session, job) for job in rows], has_more=more)
 
 
 @router.get("/{training_id}", summary="Show a training", operation_id="get_training")
-def get_training(resources: Attached, training_id: TrainingId) -> TrainingState:
+def get_training(caller: MayRead, resources: Attached, training_id: TrainingId) -> TrainingState:
     """One training, with its newest numbers and its best checkpoint."""
     with resources.database.snapshot() as session:
-        return TrainingState.of(session, find(session, training_id))
+        return TrainingState.of(session, find(session, caller, training_id))
 
 
 @router.get("/{training_id}/metrics", summary="Get a training's learning curves", operation_id="get_training_metrics")
-def get_metrics(resources: Attached, training_id: TrainingId, points: PointsWanted = 500) -> Curves:
+def get_metrics(caller: MayRead, resources: Attached, training_id: TrainingId, points: PointsWanted = 500) -> Curves:
     """Losses, gauges, scores and speed over the images seen, also while the training goes on."""
     with resources.database.snapshot() as session:
-        return read_curves(session, find(session, training_id).model_id or "", points)
+        return read_curves(session, find(session, caller, training_id).model_id or "", points)
 
 
 @router.get("/{training_id}/previews", summary="List a training's previews", operation_id="list_training_previews")
-def list_previews(resources: Attached, training_id: TrainingId) -> Previews:
+def list_previews(caller: MayRead, resources: Attached, training_id: TrainingId) -> Previews:
     """Grids of pictures from the same seeds, from the first to the newest: one sees it learn."""
     with resources.database.snapshot() as session:
-        job = find(session, training_id)
+        job = find(session, caller, training_id)
         return Previews(
             data=[
                 Preview(
@@ -220,11 +221,15 @@ def list_previews(resources: Attached, training_id: TrainingId) -> Previews:
     responses={200: {"content": {"image/png": {}}, "description": "The PNG."}, 304: {"description": "Not modified."}},
 )
 def get_preview(
-    resources: Attached, training_id: TrainingId, images_seen: ImagesSeen, if_none_match: IfNoneMatch = None
+    caller: MayRead,
+    resources: Attached,
+    training_id: TrainingId,
+    images_seen: ImagesSeen,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The grid of that moment, as long as it is kept."""
     with resources.database.snapshot() as session:
-        row = session.get(records.TrainingPreview, (find(session, training_id).model_id or "", images_seen))
+        row = session.get(records.TrainingPreview, (find(session, caller, training_id).model_id or "", images_seen))
         key = row.blob if row is not None else None
     missing = NotFound(
         f"{training_id} has kept no preview of {images_seen:,} images",
@@ -247,10 +252,10 @@ def get_preview(
 @router.get(
     "/{training_id}/checkpoints", summary="List a training's checkpoints", operation_id="list_training_checkpoints"
 )
-def list_checkpoints(resources: Attached, training_id: TrainingId) -> Checkpoints:
+def list_checkpoints(caller: MayRead, resources: Attached, training_id: TrainingId) -> Checkpoints:
     """Weights that the training has kept, with what they scored."""
     with resources.database.snapshot() as session:
-        model_id = find(session, training_id).model_id or ""
+        model_id = find(session, caller, training_id).model_id or ""
         return Checkpoints(data=_checkpoints(session, session.get(records.Model, model_id), model_id))
 
 
@@ -259,13 +264,15 @@ def list_checkpoints(resources: Attached, training_id: TrainingId) -> Checkpoint
     summary="Let the model be one of its checkpoints",
     operation_id="promote_checkpoint",
 )
-def promote_checkpoint(resources: Attached, training_id: TrainingId, images_seen: ImagesSeen) -> Model:
+def promote_checkpoint(
+    caller: MayTrain, resources: Attached, training_id: TrainingId, images_seen: ImagesSeen
+) -> Model:
     """The model samples from these weights from now on, also while its training goes on. Promoting the newest checkpoint of
     a training that goes on lets the model follow it again.
     """
     with resources.database.transaction() as session:
-        job = find(session, training_id)
-        model = find_model(session, job.model_id or "", locked=True, parameter="training_id")
+        job = find(session, caller, training_id)
+        model = find_model(session, caller, job.model_id or "", locked=True, parameter="training_id")
         rows = kept.read_checkpoints(session, model.id)
         chosen = [row for row in rows if row.images_seen == images_seen]
         if not chosen:
@@ -279,17 +286,19 @@ def promote_checkpoint(resources: Attached, training_id: TrainingId, images_seen
         return Model.of(model)
 
 
-def find(session: Session, training_id: str) -> records.Job:
+def find(session: Session, caller: Caller, training_id: str) -> records.Job:
     """Return the job of a training, by its id or its model's.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is none that the caller may see.
     """
     job = session.get(records.Job, training_id)
     if job is None:
-        of_model = select(records.Job).where(records.Job.model_id == training_id, records.Job.kind == JobKind.TRAIN)
+        of_model = caller.seen(select(records.Job), records.Job).where(
+            records.Job.model_id == training_id, records.Job.kind == JobKind.TRAIN
+        )
         job = session.scalars(of_model.order_by(records.Job.id.desc()).limit(1)).first()
-    if job is None or job.kind is not JobKind.TRAIN:
+    if job is None or not caller.sees(job) or job.kind is not JobKind.TRAIN:
         raise NotFound(
             f"there is no training {training_id}",
             code="training_not_found",

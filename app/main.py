@@ -25,6 +25,7 @@ from app import (
     images,
     imports,
     jobs,
+    keys,
     kinds,
     learning,
     metrics,
@@ -34,9 +35,11 @@ from app import (
     trainings,
     webhooks,
 )
+from app.auth import Authentication, check_routes
 from app.backlog import Backlog
 from app.document import describe
 from app.intake import Intake
+from app.keyring import Keyring
 from app.middleware import Gate
 from app.news import News
 from store.resources import Resources
@@ -46,7 +49,10 @@ DESCRIPTION = """
 Train a generator on your own pictures, and develop new ones from it.
 
 Long actions are **jobs**: a `202` names one in `Location`. Poll it (with `If-None-Match`), wait for it (`?wait=`), or follow
-its events. Every create honours `Idempotency-Key`. Every error is `application/problem+json`.
+its events. Every create of one honours `Idempotency-Key`. Every error is `application/problem+json`.
+
+Send an **API key** with everything: `Authorization: Bearer dk_…`. It has an account, whose data sets, models, jobs and images
+it sees, and scopes: `read`, `generate` and `train` (each with `read`), or `admin` (everything, of every account).
 """
 TAGS = [
     {"name": "datasets", "description": "Pictures to learn from."},
@@ -58,6 +64,7 @@ TAGS = [
     {"name": "generations", "description": "New pictures."},
     {"name": "jobs", "description": "Long actions: their state, progress and events."},
     {"name": "images", "description": "Generated pictures."},
+    {"name": "keys", "description": "Who may do what."},
     {"name": "health", "description": "Is it alive, can it work, how much does it do."},
 ]
 ROUTERS = [
@@ -79,6 +86,7 @@ ROUTERS = [
         exports,
         webhooks,
         system,
+        keys,
         health,
         metrics,
     )
@@ -105,6 +113,7 @@ def create_app(resources: Resources | None = None) -> FastAPI:
 
     Raises:
         SettingsError: a setting is wrong.
+        RuntimeError: a route does not say which scope it needs.
     """
     settings = resources.settings if resources is not None else load_settings()
 
@@ -114,13 +123,17 @@ def create_app(resources: Resources | None = None) -> FastAPI:
         news = News(attached.bus)
         app.state.resources, app.state.news = attached, news
         app.state.intake = Intake(attached, news, Backlog(attached))
+        app.state.keyring = Keyring(attached.database) if settings.auth == "on" else None
         app.state.encoders = CapacityLimiter(min(os.cpu_count() or 1, MOST_ENCODERS))
+        check_routes(app)  # again: somebody may have added one
         news.start()
         try:
             yield
         finally:
             news.hush()
             news.join()
+            if app.state.keyring is not None:
+                await app.state.keyring.close()
             if resources is None:
                 attached.close()
 
@@ -128,11 +141,13 @@ def create_app(resources: Resources | None = None) -> FastAPI:
         title="Darkroom", version=version("darkroom"), description=DESCRIPTION, openapi_tags=TAGS, lifespan=lifespan
     )
     app.state.metrics = metrics.Metrics()
+    app.add_middleware(Authentication)
     app.add_middleware(Gate, allowed_hosts=settings.allowed_hosts)
     app.add_middleware(metrics.Meter, durations=app.state.metrics.durations)  # outermost: it measures refusals too
     problems.install(app)
     app.include_router(root)
     for router in ROUTERS:
         app.include_router(router)
+    check_routes(app)
     describe(app)
     return app

@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.auth import MayRead
 from app.system import Survey
 from store import reports
 from store.reports import WorkerReport
@@ -99,7 +100,7 @@ class Metrics:
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}, "description": "Prometheus's text format, 0.0.4."}},
 )
-def get_metrics(request: Request) -> Response:
+def get_metrics(_caller: MayRead, request: Request) -> Response:
     """Queue depth, batches, waits, images, stages and cache of every worker, and how long requests to this process take."""
     metrics: Metrics = request.app.state.metrics
     return Response(metrics.text(request.app.state.resources), media_type=CONTENT_TYPE_PLAIN_0_0_4)

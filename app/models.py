@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from app.auth import Caller, MayRead, MayTrain
 from app.caching import REVALIDATE, etag_of, has_it, not_modified
 from app.datasets import delete_blobs, refuse_if_in_use
 from app.dependencies import AfterModel, Attached, IfNoneMatch, Limit, ModelId
@@ -124,18 +125,25 @@ class ModelPage(Page[Model]):
 
 
 @router.get("", summary="List models", operation_id="list_models")
-def list_models(resources: Attached, after: AfterModel = None, limit: Limit = 20) -> ModelPage:
+def list_models(caller: MayRead, resources: Attached, after: AfterModel = None, limit: Limit = 20) -> ModelPage:
     """Models, newest first."""
     with resources.database.snapshot() as session:
-        rows, more = newest_first(session, select(records.Model), records.Model.id, "mdl", after=after, limit=limit)
+        rows, more = newest_first(
+            session,
+            caller.seen(select(records.Model), records.Model),
+            records.Model.id,
+            "mdl",
+            after=after,
+            limit=limit,
+        )
         return ModelPage(data=[Model.of(model) for model in rows], has_more=more)
 
 
 @router.get("/{model_id}", summary="Show a model", operation_id="get_model")
-def get_model(resources: Attached, model_id: ModelId) -> Model:
+def get_model(caller: MayRead, resources: Attached, model_id: ModelId) -> Model:
     """One model."""
     with resources.database.snapshot() as session:
-        return Model.of(find(session, model_id))
+        return Model.of(find(session, caller, model_id))
 
 
 @router.delete(
@@ -145,10 +153,10 @@ def get_model(resources: Attached, model_id: ModelId) -> Model:
     status_code=204,
     responses=refusals(InUse),
 )
-def delete_model(resources: Attached, model_id: ModelId) -> None:
+def delete_model(caller: MayTrain, resources: Attached, model_id: ModelId) -> None:
     """Deletes its weights for good; the images that it made stay. Refused while a job needs it."""
     with resources.database.transaction() as session:
-        model = find(session, model_id, locked=True)
+        model = find(session, caller, model_id, locked=True)
         refuse_if_in_use(session, jobs.needs_model(model_id), f"the model {model_id}", "model_id")
         session.delete(model)
     delete_blobs(resources, f"models/{model_id}")
@@ -163,17 +171,17 @@ def delete_model(resources: Attached, model_id: ModelId) -> None:
     response_class=Response,
     responses={200: {"content": {"image/png": {}}, "description": "The PNG."}, 304: {"description": "Not modified."}},
 )
-def get_preview(resources: Attached, model_id: ModelId, if_none_match: IfNoneMatch = None) -> Response:
+def get_preview(caller: MayRead, resources: Attached, model_id: ModelId, if_none_match: IfNoneMatch = None) -> Response:
     """A grid of pictures from fixed seeds, so that two previews of one training can be compared."""
     try:
-        return _preview(resources, model_id, if_none_match)
+        return _preview(resources, caller, model_id, if_none_match)
     except BlobNotFound:
-        return _preview(resources, model_id, if_none_match)  # a newer one took its place just now
+        return _preview(resources, caller, model_id, if_none_match)  # a newer one took its place just now
 
 
-def _preview(resources: Resources, model_id: str, if_none_match: str | None) -> Response:
+def _preview(resources: Resources, caller: Caller, model_id: str, if_none_match: str | None) -> Response:
     with resources.database.snapshot() as session:
-        key = find(session, model_id).preview
+        key = find(session, caller, model_id).preview
     if key is None:
         raise NotFound(
             f"{model_id} has no preview yet",
@@ -187,17 +195,19 @@ def _preview(resources: Resources, model_id: str, if_none_match: str | None) -> 
     return Response(resources.blobs.get(key), media_type="image/png", headers={**headers, "ETag": etag})
 
 
-def find(session: Session, model_id: str, *, locked: bool = False, parameter: str = "model_id") -> records.Model:
+def find(
+    session: Session, caller: Caller, model_id: str, *, locked: bool = False, parameter: str = "model_id"
+) -> records.Model:
     """Return the row, until the transaction ends nobody else's where it is locked.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is none that the caller may see.
     """
     ours: dict[str, records.Model] = session.info.setdefault("locked models", {})  # a session is one transaction
     model = ours.get(model_id) or session.get(records.Model, model_id, with_for_update=True if locked else None)
     if locked and model is not None:
         ours[model_id] = model
-    if model is None:
+    if model is None or not caller.sees(model):
         raise NotFound(
             f"there is no model {model_id}",
             code="model_not_found",

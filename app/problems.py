@@ -82,7 +82,7 @@ def respond(scope: Scope, error: Exception) -> ProblemResponse:
             parameter=error.parameter,
             remedy=error.remedy or answer.remedy,
             more=error.more,
-            headers=headers,
+            headers={**(headers or {}), **error.headers},
         )
     if isinstance(error, catalog.InvalidOption):
         more = {"bounds": error.bounds} if error.bounds is not None else None

@@ -13,7 +13,9 @@ from fastapi import FastAPI
 from app.heads import BoundedHeads
 from app.main import create_app
 from app.tracing import log_to_stderr
-from store.errors import SettingsError
+from store.database import Database
+from store.errors import SettingsError, Unavailable
+from store.keys import first_admin_key
 from store.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -63,16 +65,38 @@ def main() -> None:
         sys.exit(str(error))
     log_to_stderr(settings.log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # every readiness check would fill the log
-    if settings.unsafe_bind:
-        log.warning(
-            "listening on %s although there are no API keys yet: whoever reaches port %d may do everything",
-            settings.host,
-            settings.port,
-        )
+    if settings.auth == "off":
+        log.warning("DARKROOM_AUTH=off: whoever reaches port %d from this machine may do everything", settings.port)
     else:
-        log.info("listens on loopback only (%s), because there are no API keys yet", settings.host)
+        _make_first_key(settings)
+        if not settings.is_local:
+            log.info(
+                "listens on %s: let others come through a proxy with TLS, API keys travel in requests", settings.host
+            )
     gc.freeze()  # what the start has made is never garbage: no collection need walk through it again
     server(app, settings).run()
+
+
+def _make_first_key(settings: Settings) -> None:
+    """Makes the first admin key where there is none, and shows it: past the log, which would keep it."""
+    database = Database(settings.resolved_database_url)
+    try:
+        token = first_admin_key(database)
+    except Unavailable as error:
+        log.warning(
+            "whether there is an API key could not be looked up (%s); `darkroom keys create --local` makes one", error
+        )
+        return
+    finally:
+        database.close()
+    if token is not None:
+        print(  # noqa: T201
+            f"\nThe first API key, with the scope admin. It is shown this once:\n\n    {token}\n\n"
+            "Send it as `Authorization: Bearer …`, or set DARKROOM_API_KEY for the command line. Make others with it\n"
+            "(`darkroom keys create NAME --scope generate`), and then revoke it if somebody may have read this.\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

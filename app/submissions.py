@@ -17,15 +17,19 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app import tracing
+from app.auth import Caller
 from app.backlog import Backlog
 from app.errors import AppError, KeyReused
 from app.jobs import Job
 from app.webhooks import Webhook, url_of
 from store import records, webhooks
 from store.queue import LANE_OF
+from store.records import DEFAULT_ACCOUNT
 from store.resources import Resources, status_notice
 
-LOCATION: Final = {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}}
+LOCATION: Final = {"Location": {"description": "Path of what was made.", "schema": {"type": "string"}}}
+LONGEST_KEY = 200  # characters of its column
+
 # What every route that creates answers with.
 ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
     202: {
@@ -37,16 +41,17 @@ ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Idempotency:
-    """A client's key with its route, and the hash of what came with it."""
+    """A client's key with its account and route, and the hash of what came with it."""
 
     key: str
     digest: str
 
     @classmethod
-    def of(cls, route: str, key: str | None, content: bytes | BaseModel) -> Idempotency | None:
+    def of(cls, caller: Caller, route: str, key: str | None, content: bytes | BaseModel) -> Idempotency | None:
         """None without a key.
 
         Args:
+            caller: whose key it is; another account may use the same one.
             route: path of the route; another route may see the same key.
             key: the Idempotency-Key header.
             content: what was asked for: bytes, or a body as its client wrote it, whatever the order of its members.
@@ -55,7 +60,11 @@ class Idempotency:
             return None
         if isinstance(content, BaseModel):
             content = json.dumps(content.model_dump(mode="json", exclude_unset=True), sort_keys=True).encode()
-        return cls(f"{route} {key}", hashlib.sha256(content).hexdigest())
+        # Routes begin with a slash and accounts do not, so the keys from before there were accounts are the default one's.
+        whole = f"{route} {key}" if caller.account == DEFAULT_ACCOUNT else f"{caller.account} {route} {key}"
+        if len(whole) > LONGEST_KEY:
+            whole = hashlib.sha256(whole.encode()).hexdigest()
+        return cls(whole, hashlib.sha256(content).hexdigest())
 
     @property
     def columns(self) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.auth import MayRead
 from app.dependencies import Attached
 from store.depth import images_waiting, jobs_waiting
 from store.errors import DatabaseUnavailable, RedisUnavailable
@@ -183,7 +184,7 @@ class Survey:
 
 
 @router.get("", summary="Show the system", operation_id="get_system")
-def get_system(resources: Attached) -> System:
+def get_system(_caller: MayRead, resources: Attached) -> System:
     """What waits, which workers there are and how fast, and how much disk is left. `/metrics` has the same for Prometheus."""
     found = Survey.of(resources, partly=False)
     waiting, reports = found.jobs or {}, found.reports or []

@@ -7,6 +7,8 @@ import re
 import secrets
 from contextvars import ContextVar
 
+from app.redaction import Redacting
+
 GIVEN = re.compile(
     r"[A-Za-z0-9_.-]{1,64}"
 )  # what a client's or proxy's own id may be; anything else could forge a log line
@@ -36,11 +38,8 @@ class NameRequest(logging.Filter):
 
 
 def log_to_stderr(level: str) -> None:
-    """Logs to standard error, each line with the id of its request."""
+    """Logs to standard error, each line with the id of its request, and none with an API key."""
     handler = logging.StreamHandler()
     handler.addFilter(NameRequest())
-    logging.basicConfig(
-        level=level.upper(),
-        format="%(asctime)s %(levelname)-7s api [%(request_id)s] %(name)s: %(message)s",
-        handlers=[handler],
-    )
+    handler.setFormatter(Redacting("%(asctime)s %(levelname)-7s api [%(request_id)s] %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from app.auth import Caller, MayTrain
 from app.datasets import find as find_dataset
 from app.dependencies import NO_NULL, Attached, IdempotencyKey
 from app.errors import DatasetNotReady, InvalidParameter, ModelNotReady, NotFound
@@ -164,23 +165,24 @@ class Training(BaseModel):
     response_model=Job,
     responses={**ACCEPTED, **refusals(NotFound, DatasetNotReady, ModelNotReady)},
 )
-def create_training(resources: Attached, body: Training, idempotency_key: IdempotencyKey) -> Response:
+def create_training(caller: MayTrain, resources: Attached, body: Training, idempotency_key: IdempotencyKey) -> Response:
     """Starts a training. The answer is its job; the job's `model` can generate as soon as it has its first checkpoint."""
     seed = body.seed if body.seed is not None else secrets.randbelow(catalog.MAX_SEED + 1)
-    idempotency = Idempotency.of(ROUTE, idempotency_key, body)
+    idempotency = Idempotency.of(caller, ROUTE, idempotency_key, body)
 
     def create(session: Session) -> records.Job:
         # Locked, so that neither is deleted between this check and the job that needs it.
-        source = _source(session, body.init_from)
+        source = _source(session, caller, body.init_from)
         kind, options = _asked(body, source)
         is_open = kind.name == catalog.AUTO  # the worker fills in what is not asked for
-        dataset = find_dataset(session, body.dataset, locked=True, parameter="/dataset")
+        dataset = find_dataset(session, caller, body.dataset, locked=True, parameter="/dataset")
         resolution, channels = _fitting(dataset, kind, body.resolution if source is None else source.resolution)
         if source is not None:
             _check_pictures(source, body.resolution, channels)
         now = resources.database.now(session)
         model = records.Model(
             id=new_id("mdl"),
+            account=caller.account,
             name=body.name or f"{dataset.name[:160]} ({'' if is_open else f'{kind.name}, '}{resolution} px)",
             kind=kind.name,
             created_at=now,
@@ -215,17 +217,18 @@ def create_training(resources: Attached, body: Training, idempotency_key: Idempo
             total=body.budget.total,
             unit=body.budget.unit,
             idempotency=idempotency.columns if idempotency else None,
+            account=caller.account,
         )
 
     job, _ = submit(resources, idempotency, create, webhook=body.webhook)
     return accepted(Job.of(job))
 
 
-def _source(session: Session, model_id: str | None) -> records.Model | None:
+def _source(session: Session, caller: Caller, model_id: str | None) -> records.Model | None:
     """The model to begin with, locked; None where none is named."""
     if model_id is None:
         return None
-    source = find_model(session, model_id, locked=True, parameter="/init_from")
+    source = find_model(session, caller, model_id, locked=True, parameter="/init_from")
     if source.checkpoint is None:
         raise ModelNotReady(
             f"the model {source.id} has no weights to begin with yet, it is {source.status.value}",

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
+from app.auth import MayRead
 from app.dependencies import Attached, JobId
 from app.errors import NotFound, WebhooksDisabled
 from app.jobs import read
@@ -95,9 +96,9 @@ class WebhookState(BaseModel):
 
 
 @router.get("", summary="Show what has become of a job's webhook", operation_id="get_job_webhook")
-def get_webhook(resources: Attached, job_id: JobId) -> WebhookState:
+def get_webhook(caller: MayRead, resources: Attached, job_id: JobId) -> WebhookState:
     """The webhook that was asked for with the job: whether it was delivered, how often that was tried, and what went wrong."""
-    read(resources, job_id)
+    read(resources, caller, job_id)
     with resources.database.snapshot() as session:
         row = session.scalar(select(records.Webhook).where(records.Webhook.job_id == job_id))
     if row is None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 JsonObject: TypeAlias = dict[str, Any]
 
@@ -86,3 +86,24 @@ def object_of(text: str) -> JsonObject:
     if not isinstance(value, dict):
         raise ClientError("not_darkroom", f"the answer is no JSON object: {text[:80]!r}")
     return cast(JsonObject, value)
+
+
+class Counted:
+    """A file that tells how far it has been read."""
+
+    def __init__(self, file: BinaryIO, on_progress: Callable[[int], None]) -> None:
+        self._file, self._on_progress = file, on_progress
+
+    def read(self, length: int = -1) -> bytes:
+        """The next bytes."""
+        data = self._file.read(length)
+        self._on_progress(self._file.tell())
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Goes elsewhere."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Where it is."""
+        return self._file.tell()

@@ -237,7 +237,7 @@ class Run:
             answer = httpx.post(
                 f"{client.url}/v1/generations",
                 json={"model": self.model, "n": BULK, "seed": next(self._seeds), "priority": "interactive"},
-                headers={"Prefer": "wait=60"},
+                headers={"Prefer": "wait=60", **client.headers},
                 timeout=90,
             )
             if answer.status_code != 201:

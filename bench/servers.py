@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from app.cli import credential
 from app.client import Client
 from bench.results import ROOT
 
@@ -60,7 +61,10 @@ def darkroom(data_dir: Path, settings: Mapping[str, str]) -> Iterator[Client]:
     port = _free_port()
     argv = [sys.executable, "-m", "app.cli", "up", "--port", str(port), "--data-dir", str(data_dir)]
     url = f"http://127.0.0.1:{port}"
-    with _running(argv, f"{url}/readyz", data_dir / "up.log", settings), Client(url) as client:
+    with (
+        _running(argv, f"{url}/readyz", data_dir / "up.log", settings),
+        Client(url, api_key=credential.kept(data_dir, url)) as client,
+    ):
         yield client
 
 
@@ -79,9 +83,8 @@ def model_of(client: Client, data_dir: Path) -> tuple[str, Path]:
 
 def target_of(client: Client, model_id: str) -> Target:
     """How Darkroom is asked for one picture, and waited for."""
-    return Target(
-        "darkroom", f"{client.url}/v1/generations", {"model": model_id, "n": 1}, {"Accept": "image/png"}, status=201
-    )
+    headers = {"Accept": "image/png", **client.headers}
+    return Target("darkroom", f"{client.url}/v1/generations", {"model": model_id, "n": 1}, headers, status=201)
 
 
 @contextmanager

@@ -90,6 +90,14 @@ class Database:
         moment: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
         return moment.astimezone(UTC)
 
+    def serialise(self, session: Session, lock: int) -> None:
+        """Waits for every other transaction that has serialised by this number, and lets others wait until this one ends.
+
+        On SQLite each writing transaction is alone anyway.
+        """
+        if not self.is_sqlite:
+            session.execute(select(func.pg_advisory_xact_lock(lock)))
+
     def ping(self) -> None:
         """Returns when the database answers and is migrated.
 

@@ -13,6 +13,8 @@ StoreError
 ├── JobNotFound          no job has this id
 ├── TargetRefused        a webhook may not go there
 ├── InvalidTransition    the job's state does not allow this step
+├── KeyNotFound          no API key has this id
+├── LastAdminKey         without it nobody could make keys any more
 └── LeaseLost            another worker owns the job by now; nothing of the late work is kept
 """
 
@@ -67,6 +69,14 @@ class TargetRefused(StoreError):
 
 class InvalidTransition(StoreError):
     """The job's state does not allow this step."""
+
+
+class KeyNotFound(StoreError):
+    """No API key has this id."""
+
+
+class LastAdminKey(StoreError):
+    """Without this key nobody could make keys any more, now or once it has expired."""
 
 
 class LeaseLost(StoreError):

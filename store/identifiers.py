@@ -7,7 +7,7 @@ from typing import Literal
 
 import uuid_utils
 
-Prefix = Literal["ds", "mdl", "job", "img", "whk"]
+Prefix = Literal["ds", "mdl", "job", "img", "whk", "key"]
 
 
 def new_id(prefix: Prefix) -> str:

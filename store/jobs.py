@@ -16,7 +16,17 @@ from sqlalchemy.orm import Session
 from store.errors import InvalidTransition, JobNotFound, LeaseLost
 from store.identifiers import new_id
 from store.queue import LANE_OF, Lane
-from store.records import Dataset, DatasetStatus, Job, JobKind, JobPriority, JobStatus, Model, ModelStatus
+from store.records import (
+    DEFAULT_ACCOUNT,
+    Dataset,
+    DatasetStatus,
+    Job,
+    JobKind,
+    JobPriority,
+    JobStatus,
+    Model,
+    ModelStatus,
+)
 
 QUEUED, RUNNING = JobStatus.QUEUED, JobStatus.RUNNING
 SUCCEEDED, FAILED, CANCELED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED
@@ -82,6 +92,7 @@ def submit(
     deadline_at: datetime | None = None,
     idempotency: tuple[str, str] | None = None,
     job_id: str | None = None,
+    account: str = DEFAULT_ACCOUNT,
 ) -> Job:
     """Return a new queued job, complete once the transaction is. Ring `LANE_OF[kind]` after the commit.
 
@@ -99,9 +110,11 @@ def submit(
         deadline_at: when it is canceled if it has not succeeded by then; None: never.
         idempotency: the client's key and the hash of its request; the key must be new.
         job_id: what it is called; None: a new id.
+        account: whose it is, and what it makes.
     """
     job = Job(
         id=job_id or new_id("job"),
+        account=account,
         kind=kind,
         status=QUEUED,
         request=dict(request),

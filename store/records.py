@@ -1,4 +1,4 @@
-"""The rows: data sets, models, jobs, images."""
+"""The rows: data sets, models, jobs, images, API keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -115,12 +115,32 @@ class ModelStatus(enum.StrEnum):
     FAILED = "failed"
 
 
+class Scope(enum.StrEnum):
+    """What an API key may do; store/keys.py says which implies which."""
+
+    READ = "read"
+    GENERATE = "generate"
+    TRAIN = "train"
+    ADMIN = "admin"
+
+
+DEFAULT_ACCOUNT = "default"  # the first admin key's, and of rows from before there were accounts
+LONGEST_ACCOUNT = 40  # characters
+
+
+def _account() -> MappedColumn[str]:
+    """Whose row it is. The database fills it in for workers of an older release, which know no accounts."""
+    return mapped_column(String(LONGEST_ACCOUNT), default=DEFAULT_ACCOUNT, server_default=DEFAULT_ACCOUNT)
+
+
 class Dataset(Record):
     """Pictures that were uploaded and prepared; their pixels and manifest are blobs under `datasets/{id}/`."""
 
     __tablename__ = "datasets"
+    __table_args__ = (Index("ix_datasets_account", "account", "id"),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    account: Mapped[str] = _account()
     name: Mapped[str] = mapped_column(String(200))
     status: Mapped[DatasetStatus] = mapped_column(_words(DatasetStatus), default=DatasetStatus.IMPORTING)
     created_at: Mapped[datetime] = mapped_column(default=_now)
@@ -136,8 +156,10 @@ class Model(Record):
     """A generator in training or trained; its weights are blobs under `models/{id}/`."""
 
     __tablename__ = "models"
+    __table_args__ = (Index("ix_models_account", "account", "id"),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    account: Mapped[str] = _account()
     name: Mapped[str] = mapped_column(String(200))
     kind: Mapped[str] = mapped_column(String(40))
     status: Mapped[ModelStatus] = mapped_column(_words(ModelStatus), default=ModelStatus.TRAINING)
@@ -209,16 +231,20 @@ class Job(Record):
         Index("ix_jobs_claim", "status", "kind", "turn_at", "id"),
         Index("ix_jobs_late", "status", "deadline_at", sqlite_where=HAS_DEADLINE, postgresql_where=HAS_DEADLINE),
         Index("ix_jobs_model", "model_id", "status"),
+        Index("ix_jobs_account", "account", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    account: Mapped[str] = _account()
     kind: Mapped[JobKind] = mapped_column(_words(JobKind))
     status: Mapped[JobStatus] = mapped_column(_words(JobStatus), default=JobStatus.QUEUED)
     request: Mapped[dict[str, Any]]
     dataset_id: Mapped[str | None] = mapped_column(String(40), index=True)
     model_id: Mapped[str | None] = mapped_column(String(40))
     checkpoint: Mapped[str | None] = mapped_column(String(200))  # weights that a job is pinned to
-    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)  # the client's, with its route
+    idempotency_key: Mapped[str | None] = mapped_column(
+        String(200), unique=True
+    )  # the client's, with its account and route
     idempotency_hash: Mapped[str | None] = mapped_column(String(64))  # of the body that came with it
     request_id: Mapped[str | None] = mapped_column(String(64))  # of the HTTP request that made it, as the logs name it
     created_at: Mapped[datetime] = mapped_column(default=_now)
@@ -280,9 +306,10 @@ class Image(Record):
     """A generated picture; its PNG is a blob."""
 
     __tablename__ = "images"
-    __table_args__ = (UniqueConstraint("job_id", "position"),)
+    __table_args__ = (UniqueConstraint("job_id", "position"), Index("ix_images_account", "account", "id"))
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    account: Mapped[str] = _account()  # its job's
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     position: Mapped[int]  # 0-based place within its job
     model_id: Mapped[str] = mapped_column(String(40), index=True)
@@ -296,3 +323,19 @@ class Image(Record):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(default=_now)
+
+
+class ApiKey(Record):
+    """A key to the HTTP face; its secret was shown once and is kept nowhere."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    account: Mapped[str] = mapped_column(String(LONGEST_ACCOUNT), index=True)
+    scopes: Mapped[list[str]]
+    hash: Mapped[str] = mapped_column(String(64))  # SHA-256 of the whole key, in hexadecimal
+    created_at: Mapped[datetime] = mapped_column(default=_now)
+    expires_at: Mapped[datetime | None]  # None: never
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # to a minute or so; None: never

@@ -57,10 +57,9 @@ class Settings(BaseSettings):
     # The HTTP face
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
-    unsafe_bind: bool = Field(
-        False,
-        description="Allow a `host` other than loopback. There are no API keys yet: "
-        "whoever reaches the port may do everything.",
+    auth: Literal["on", "off"] = Field(
+        "on",
+        description="Whether requests need an API key. `off`: whoever reaches the port may do everything; on loopback only.",
     )
     allowed_hosts: Annotated[list[str], NoDecode] = Field(
         ["localhost", "127.0.0.1", "[::1]"],
@@ -253,12 +252,17 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{PREFIX}HEARTBEAT_S={self.heartbeat_s:g} must be at most half of {PREFIX}LEASE_S={self.lease_s:g}"
             )
-        if not self.unsafe_bind and not _is_loopback(self.host):
+        if self.auth == "off" and not self.is_local:
             raise ValueError(
-                f"{PREFIX}HOST={self.host} is not a loopback address, and Darkroom has no API keys yet; "
-                f"listen on 127.0.0.1, or set {PREFIX}UNSAFE_BIND=true where only trusted users reach the port"
+                f"{PREFIX}HOST={self.host} is not a loopback address, and with {PREFIX}AUTH=off whoever reaches it may do "
+                f"everything; listen on 127.0.0.1, or leave {PREFIX}AUTH on"
             )
         return self
+
+    @cached_property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches the API."""
+        return _is_loopback(self.host)
 
     @cached_property
     def resolved_database_url(self) -> str:

@@ -201,7 +201,7 @@ def commit_slices(
         How far the jobs are whose slices were stored.
     """
     rows = session.execute(
-        select(JOB.id, JOB.status, JOB.owner, JOB.fence, JOB.cursor, JOB.priority)
+        select(JOB.id, JOB.account, JOB.status, JOB.owner, JOB.fence, JOB.cursor, JOB.priority)
         .where(JOB.id.in_([part.claim.job_id for part, _ in made]))
         .order_by(JOB.id)  # one order for everybody: no deadlocks
         .with_for_update()
@@ -215,6 +215,8 @@ def commit_slices(
             continue  # as jobs.hold says it
         if row.cursor != part.start:
             continue
+        for image in pictures:
+            image.account = row.account
         images.extend(pictures)
         turns[row.id] = jobs.turn_at(row.priority, now)
         left_s = (part.total - part.end) / images_per_s if images_per_s else None

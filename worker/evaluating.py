@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from models.data import PreparedImages
 from models.evaluation import Extractor, Inception, evaluate, find_extractor, strips, train_extractor
 from models.generator import Generator
-from store.keys import strips_key
 from store.records import Model
+from store.strips import strips_key
 from worker.running import Finish, Run
 from worker.scratch import scratch
 

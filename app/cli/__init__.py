@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from app.cli import (
+    credential,
     datasets,
     demo,
     evaluate,
@@ -19,6 +22,7 @@ from app.cli import (
     generate,
     jobs,
     keeping,
+    keys,
     models,
     output,
     service,
@@ -39,6 +43,28 @@ commands = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+@commands.callback()
+def told(
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DARKROOM_API_KEY",
+            metavar="KEY",
+            show_envvar=False,
+            help="The API key to send; goes before the command. Better, since no list of processes shows it: DARKROOM_API_KEY. "
+            "(default: what `darkroom up` keeps in ./data for this machine)",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--kept-in", envvar="DARKROOM_DATA_DIR", hidden=True, help="Where `darkroom up` keeps its key."),
+    ] = None,
+) -> None:
+    """Hears what comes before the command."""
+    credential.hear(credential.Said(api_key, data_dir))
+
+
 RUN, USE = "Run the service", "Use it"
 commands.command(rich_help_panel=RUN)(up.up)
 commands.command("status", rich_help_panel=RUN)(status.status)
@@ -58,6 +84,7 @@ commands.command("generate", rich_help_panel=USE)(generate.generate)
 commands.command("evaluate", rich_help_panel=USE)(evaluate.evaluate)
 commands.command("export", rich_help_panel=USE)(export.export)
 commands.add_typer(jobs.commands, name="jobs", rich_help_panel=USE)
+commands.add_typer(keys.commands, name="keys", rich_help_panel=USE)
 commands.add_typer(models.commands, name="models", rich_help_panel=USE)
 commands.command("kinds", rich_help_panel=USE)(models.kinds)
 

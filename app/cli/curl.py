@@ -20,6 +20,8 @@ def curl_lines(
     model: JsonObject,
     resolution: int,
     seconds: float,
+    *,
+    curl: str = "curl",
 ) -> Iterator[str]:
     """Yield commands, each below a comment, that import, train, look and generate as the demo did.
 
@@ -30,6 +32,7 @@ def curl_lines(
         model: what was trained.
         resolution: side of its pictures, px.
         seconds: how long it was trained for.
+        curl: how curl is called, with the options that send the API key.
     """
     if archive.is_dir():
         zipped = f"{archive.name}.zip"
@@ -37,7 +40,7 @@ def curl_lines(
         archive = Path(zipped)
     yield (
         "# import pictures: answers with a job\n"
-        f"curl -F {shlex.quote('name=' + dataset['name'])} -F {shlex.quote(f'file=@{archive}')} {url}/v1/datasets"
+        f"{curl} -F {shlex.quote('name=' + dataset['name'])} -F {shlex.quote(f'file=@{archive}')} {url}/v1/datasets"
     )
     training = {
         "dataset": dataset["id"],
@@ -45,13 +48,13 @@ def curl_lines(
         "resolution": resolution,
         "budget": {"seconds": seconds},
     }
-    yield f"# train on them: answers with a job and the model it makes\ncurl {_json(training)} {url}/v1/trainings"
-    yield f"# watch what goes on\ncurl {url}/v1/jobs\ncurl {url}/v1/models/{model['id']}"
+    yield f"# train on them: answers with a job and the model it makes\n{curl} {_json(training)} {url}/v1/trainings"
+    yield f"# watch what goes on\n{curl} {url}/v1/jobs\n{curl} {url}/v1/models/{model['id']}"
     wanted: dict[str, Any] = {"model": model["id"], "n": 1, "seed": 7}
     if model["classes"]:
         wanted["label"] = model["classes"][-1]
     yield (
-        f"# one new picture, as a PNG\ncurl -H 'Accept: image/png' -H 'Prefer: wait=30' -o {PICTURE} \\\n"
+        f"# one new picture, as a PNG\n{curl} -H 'Accept: image/png' -H 'Prefer: wait=30' -o {PICTURE} \\\n"
         f"  {_json(wanted)} {url}/v1/generations"
     )
 

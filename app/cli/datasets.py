@@ -9,6 +9,7 @@ import typer
 
 from app.cli import output
 from app.cli.archive import archive_of
+from app.cli.credential import connect
 from app.cli.options import JsonOption, UrlOption, WatchOption, YesOption
 from app.cli.watching import Bars, finish, watch
 from app.client import DEFAULT_URL, Client, JsonObject
@@ -47,7 +48,7 @@ def import_(
 
     Example: darkroom dataset import ~/pictures/flowers --name flowers --resolution 64
     """
-    with Client(url) as client:
+    with connect(url) as client:
         job = upload(client, path, name or default_name(path), resolution, duplicates)
         if not watching:
             _print_submitted(job, as_json)
@@ -67,7 +68,7 @@ def list_(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
 
     Example: darkroom dataset list --json
     """
-    with Client(url) as client:
+    with connect(url) as client:
         rows = client.datasets()
     if as_json:
         output.print_json(rows)
@@ -100,7 +101,7 @@ def show(
 
     Example: darkroom dataset show flowers
     """
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.dataset(dataset)
     if as_json:
         output.print_json(found)
@@ -118,7 +119,7 @@ def delete(
 
     Example: darkroom dataset delete flowers --yes
     """
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.dataset(dataset)
         if not yes:
             typer.confirm(f"Delete the data set {found['name']} ({found['id']})?", abort=True, err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from app.cli import datasets, digits, output
+from app.cli import credential, datasets, digits, output
 from app.cli.curl import curl_lines
 from app.cli.generate import save
 from app.cli.models import why
@@ -79,7 +80,7 @@ def steps(
     signal.signal(signal.SIGTERM, _leave)
     service = Service(url, data_dir)
     began = time.monotonic()
-    with Client(url) as client:
+    with Client(url, api_key=credential.kept(data_dir, url)) as client:
         say_where(client, service)
         console = output.notes()
         try:
@@ -118,7 +119,9 @@ def _run(client: Client, service: Service, data: Path | None, began: float) -> N
     console.print(f"  [dim]{output.duration(time.monotonic() - began)} since the service was up[/]")
 
     console.print("\n[bold]The same with curl[/], in another terminal:\n")
-    for line in curl_lines(client.url, plan.archive, dataset, model, resolution, plan.seconds):
+    options = service.data_dir / credential.FILE
+    curl = f"curl -K {shlex.quote(str(options))}" if options.exists() else "curl"
+    for line in curl_lines(client.url, plan.archive, dataset, model, resolution, plan.seconds, curl=curl):
         output.results().print(line, markup=False)
     console.print("\n[bold]Or with the command line:[/]\n")
     address = "" if client.url == DEFAULT_URL else f" --url {client.url}"

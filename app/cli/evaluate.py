@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from app.cli import output
+from app.cli.credential import connect
 from app.cli.options import JsonOption, UrlOption, WatchOption
 from app.cli.watching import finish, watch
-from app.client import DEFAULT_URL, Client, JsonObject
+from app.client import DEFAULT_URL, JsonObject
 
 
 def evaluate(
@@ -43,7 +44,7 @@ def evaluate(
     """
     if strips is not None and not watching:
         raise typer.BadParameter("strips are there when the job has ended; leave out --no-watch", param_hint="--strips")
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.model(model)
         others = client.dataset(dataset)["id"] if dataset is not None else None
         job = client.evaluate(found["id"], n=count, dataset_id=others, seed=seed)

@@ -9,10 +9,11 @@ import typer
 from rich.markup import escape
 
 from app.cli import output
+from app.cli.credential import connect
 from app.cli.generate import file_name
 from app.cli.options import JsonOption, UrlOption
 from app.cli.watching import finish, watch
-from app.client import DEFAULT_URL, Client
+from app.client import DEFAULT_URL
 
 
 def export(
@@ -35,7 +36,7 @@ def export(
 
     Example: darkroom export flowers-64 --format onnx --out flowers.zip
     """
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.model(model)
         job = watch(client, client.export(found["id"], form))
         finish(job)

@@ -11,9 +11,10 @@ from rich.markup import escape
 
 from app.cli import output
 from app.cli.controls import labels_of, mix_of, seeds_of
+from app.cli.credential import connect
 from app.cli.options import JsonOption, UrlOption
 from app.cli.watching import finish, watch
-from app.client import DEFAULT_URL, Client, ClientError, JsonObject
+from app.client import DEFAULT_URL, ClientError, JsonObject
 from app.grid import grid_of
 
 FORMAT_OF_SUFFIX = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
@@ -98,7 +99,7 @@ def generate(
         raise typer.BadParameter(
             f"{count} pictures don't fit into one file; add --grid, or name a folder", param_hint="--out"
         )
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.model(model)
         first = seed if to is None else None
         job = client.generate(found["id"], n=n, seed=first, label=label, controls=controls, priority=priority)

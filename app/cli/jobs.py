@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from app.cli import output
+from app.cli.credential import connect
 from app.cli.options import JsonOption, UrlOption, YesOption
 from app.cli.watching import finish, watch
-from app.client import DEFAULT_URL, Client, JsonObject
+from app.client import DEFAULT_URL, JsonObject
 
 commands = typer.Typer(no_args_is_help=True, help="What is being done: list, show, watch, cancel, delete.")
 
@@ -35,7 +36,7 @@ def list_(
 
     Example: darkroom jobs list --status running --kind train
     """
-    with Client(url) as client:
+    with connect(url) as client:
         rows = client.jobs(status=status or [], kind=kind or [], limit=limit)
     if as_json:
         output.print_json(rows)
@@ -64,7 +65,7 @@ def show(job: JobArgument, as_json: JsonOption = False, url: UrlOption = DEFAULT
 
     Example: darkroom jobs show job_019ad0…
     """
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.job(job)
     if as_json:
         output.print_json(found)
@@ -78,7 +79,7 @@ def watch_(job: JobArgument, as_json: JsonOption = False, url: UrlOption = DEFAU
 
     Example: darkroom jobs watch job_019ad0…
     """
-    with Client(url) as client:
+    with connect(url) as client:
         found = watch(client, client.job(job))
     if as_json:
         output.print_json(found)
@@ -93,7 +94,7 @@ def cancel(job: JobArgument, as_json: JsonOption = False, url: UrlOption = DEFAU
 
     Example: darkroom jobs cancel job_019ad0…
     """
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.cancel(job)
     if as_json:
         output.print_json(found)
@@ -109,7 +110,7 @@ def delete(job: JobArgument, yes: YesOption = False, url: UrlOption = DEFAULT_UR
 
     Example: darkroom jobs delete job_019ad0…
     """
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.job(job)
         if not yes:
             typer.confirm(f"Delete {found['id']} ({found['kind']}) and its images?", abort=True, err=True)

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from app.cli import output
+from app.cli.credential import connect
 from app.cli.options import JsonOption, UrlOption, YesOption
-from app.client import DEFAULT_URL, Client, JsonObject
+from app.client import DEFAULT_URL, JsonObject
 
 commands = typer.Typer(no_args_is_help=True, help="Trained generators: list, show, delete.")
 
@@ -20,7 +21,7 @@ def list_(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
 
     Example: darkroom models list
     """
-    with Client(url) as client:
+    with connect(url) as client:
         rows = client.models()
     if as_json:
         output.print_json(rows)
@@ -54,7 +55,7 @@ def show(
 
     Example: darkroom models show flowers-64
     """
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.model(model)
     if as_json:
         output.print_json(found)
@@ -72,7 +73,7 @@ def delete(
 
     Example: darkroom models delete flowers-64 --yes
     """
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.model(model)
         if not yes:
             typer.confirm(f"Delete the model {found['name']} ({found['id']})?", abort=True, err=True)
@@ -85,7 +86,7 @@ def kinds(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
 
     Example: darkroom kinds
     """
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.kinds()
     if as_json:
         output.print_json(found)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from app.cli import output
+from app.cli.credential import connect
 from app.cli.options import JsonOption, UrlOption
-from app.client import DEFAULT_URL, Client, JsonObject
+from app.client import DEFAULT_URL, JsonObject
 
 STAGES = ("claim", "render", "encode", "store", "commit")  # in the order in which they happen
 
@@ -16,7 +17,7 @@ def status(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
 
     Example: darkroom status
     """
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.system()
     if as_json:
         output.print_json(found)

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from app.cli import output
+from app.cli.credential import connect
 from app.cli.models import print_model
 from app.cli.options import JsonOption, UrlOption, WatchOption
 from app.cli.watching import finish, watch
-from app.client import DEFAULT_URL, Client
+from app.client import DEFAULT_URL
 from models.catalog import OnTrouble
 
 DEFAULT_MINUTES = 10.0
@@ -76,7 +77,7 @@ def train(
     """
     budget = budget_of(images, seconds, minutes)
     options = dict(parse_option(text) for text in option or [])
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.dataset(dataset)
         job = client.train(
             found["id"],

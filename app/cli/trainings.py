@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from app.cli import output
+from app.cli.credential import connect
 from app.cli.models import why
 from app.cli.options import JsonOption, UrlOption
-from app.client import DEFAULT_URL, Client, JsonObject
+from app.client import DEFAULT_URL, JsonObject
 
 commands = typer.Typer(
     no_args_is_help=True, help="How trainings are getting on: list, show, metrics, previews, checkpoints, promote."
@@ -31,7 +32,7 @@ def list_(
 
     Example: darkroom trainings list
     """
-    with Client(url) as client:
+    with connect(url) as client:
         rows = client.trainings(limit=limit)
     if as_json:
         output.print_json(rows)
@@ -61,7 +62,7 @@ def show(training: TrainingArgument, as_json: JsonOption = False, url: UrlOption
 
     Example: darkroom trainings show flowers-64
     """
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.training(training)
         if as_json:
             output.print_json(found)
@@ -101,7 +102,7 @@ def metrics(
 
     Example: darkroom trainings metrics flowers-64 --points 50
     """
-    with Client(url) as client:
+    with connect(url) as client:
         curves = client.curves(client.training(training)["id"], points=points)
     if as_json:
         output.print_json(curves)
@@ -135,7 +136,7 @@ def previews(
 
     Example: darkroom trainings previews flowers-64 --out previews/
     """
-    with Client(url) as client:
+    with connect(url) as client:
         training_id = client.training(training)["id"]
         rows = client.previews(training_id)
         if out is not None:
@@ -162,7 +163,7 @@ def checkpoints(training: TrainingArgument, as_json: JsonOption = False, url: Ur
 
     Example: darkroom trainings checkpoints flowers-64
     """
-    with Client(url) as client:
+    with connect(url) as client:
         rows = client.checkpoints(client.training(training)["id"])
     if as_json:
         output.print_json(rows)
@@ -194,7 +195,7 @@ def promote(
 
     Example: darkroom trainings promote flowers-64 64000
     """
-    with Client(url) as client:
+    with connect(url) as client:
         model: JsonObject = client.promote(client.training(training)["id"], images_seen)
     if as_json:
         output.print_json(model)

@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from app.cli import output
+from app.cli import credential, output
 from app.cli.options import DataDirOption, PortOption, VerboseOption
 from app.client import Client, ClientError
 
@@ -67,6 +67,7 @@ def serve(port: int | None, data_dir: Path | None, verbose: bool, with_demo: Seq
     """
     from store import local_redis
     from store.database import Database
+    from store.keys import first_admin_key
     from store.processes import Program, Supervisor
     from store.settings import load_settings
 
@@ -75,11 +76,15 @@ def serve(port: int | None, data_dir: Path | None, verbose: bool, with_demo: Seq
     with only_one(settings.data_dir) as lock:
         api_port = settings.port or local_redis.free_port(settings.host.strip("[]"))
         _check_free(settings.host.strip("[]"), api_port)
-        service = Service(f"http://{settings.host}:{api_port}", settings.data_dir)
+        service = Service(f"http://{_reached_at(settings.host)}:{api_port}", settings.data_dir)
         json.dump({"pid": os.getpid(), "url": service.url}, lock.open("w"))
         database = Database(settings.resolved_database_url)
         database.migrate()
+        token = first_admin_key(database) if settings.auth == "on" else None
         database.close()
+        if token is not None:
+            _show_first_key(credential.keep(settings.data_dir, service.url, token), token)
+        credential.keep_anew(settings.data_dir, service.url)
 
         python = [sys.executable, "-m"]
         env = {"DARKROOM_DATA_DIR": str(settings.data_dir), "DARKROOM_PORT": str(api_port)}
@@ -111,7 +116,7 @@ def announce(
 ) -> None:
     """Waits until the service at URL is ready, then says where it is. `up` starts this beside the service."""
     service = Service(url, data_dir)
-    with Client(url) as client:
+    with Client(url, api_key=credential.kept(data_dir, url)) as client:
         say_where(client, service)
 
 
@@ -130,11 +135,26 @@ def say_where(client: Client, service: Service) -> None:
         ("data", str(service.data_dir)),
         ("logs", str(service.logs)),
         ("devices", devices),
-        ("reachable", "from this machine only: it listens on loopback, as there are no API keys yet"),
         ("stop", "Ctrl-C; nothing is lost"),
     ]
     for name, value in rows:
         console.print(f"  [dim]{name:<10}[/] {escape(value)}")
+
+
+def _show_first_key(path: Path, token: str) -> None:
+    console = output.notes()
+    console.print("\n[bold]The first API key[/], with the scope admin. It is shown this once:\n")
+    console.print(f"    {token}\n", markup=False)
+    console.print(
+        f"It is also kept in {path} for you: `darkroom` on this machine finds it there, and so does `curl -K {path} …`.\n"
+        "Elsewhere set DARKROOM_API_KEY. `darkroom keys create NAME --scope generate` makes others.\n",
+        markup=False,
+    )
+
+
+def _reached_at(host: str) -> str:
+    """What this machine calls an address that the API listens on."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}.get(host, host)  # noqa: S104  # all of our addresses
 
 
 def wait_until_ready(client: Client, service: Service, within_s: float = READY_WITHIN_S) -> None:

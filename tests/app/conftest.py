@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,25 @@ from sqlalchemy import delete
 from app import serve
 from app.main import create_app
 from app.news import News
-from store import jobs, slices
+from store import jobs, keys, slices
 from store.blobs import LocalBlobs
 from store.database import Database
 from store.events import EventBus, MemoryBus, Notice
 from store.identifiers import new_id
 from store.jobs import Claim
 from store.queue import Lane, MemoryQueue
-from store.records import Dataset, DatasetStatus, Image, Job, JobKind, Model, ModelStatus
+from store.records import (
+    DEFAULT_ACCOUNT,
+    ApiKey,
+    Dataset,
+    DatasetStatus,
+    Image,
+    Job,
+    JobKind,
+    Model,
+    ModelStatus,
+    Scope,
+)
 from store.resources import Resources, status_notice
 from store.settings import Settings
 
@@ -129,6 +141,7 @@ class Service:
     """A running API and everything behind it."""
 
     url: str
+    admin_key: str | None  # `http` sends it; None where none is needed
     http: httpx.Client
     app: FastAPI
     resources: Resources
@@ -136,15 +149,39 @@ class Service:
     worker: Worker
 
     @property
+    def key(self) -> str:
+        """An administrator's key."""
+        assert self.admin_key is not None
+        return self.admin_key
+
+    @property
     def news(self) -> News:
         """What its waiters listen to."""
         news: News = self.app.state.news
         return news
 
-    def add_dataset(self, *, resolution: int = 64, classes: tuple[str, ...] | None = ("cat", "dog")) -> str:
+    def make_key(self, *scopes: str, account: str = DEFAULT_ACCOUNT, lifetime: timedelta | None = None) -> str:
+        """Makes an API key, and returns it."""
+        return make_key(self.resources.database, *scopes, account=account, lifetime=lifetime)
+
+    @contextmanager
+    def client(self, *scopes: str, account: str = DEFAULT_ACCOUNT, key: str | None = None) -> Iterator[httpx.Client]:
+        """A client that sends this key, or a new one with these scopes; without either none."""
+        sent = key if key is not None or not scopes else self.make_key(*scopes, account=account)
+        with client_of(self.url, sent) as http:
+            yield http
+
+    def add_dataset(
+        self,
+        *,
+        resolution: int = 64,
+        classes: tuple[str, ...] | None = ("cat", "dog"),
+        account: str = DEFAULT_ACCOUNT,
+    ) -> str:
         """Adds a data set that is ready, and returns its id."""
         dataset = Dataset(
             id=new_id("ds"),
+            account=account,
             name="pets",
             status=DatasetStatus.READY,
             image_count=20,
@@ -167,11 +204,18 @@ class Service:
             session.add(dataset)
         return dataset.id
 
-    def add_model(self, *, classes: tuple[str, ...] | None = ("cat", "dog"), has_weights: bool = True) -> str:
+    def add_model(
+        self,
+        *,
+        classes: tuple[str, ...] | None = ("cat", "dog"),
+        has_weights: bool = True,
+        account: str = DEFAULT_ACCOUNT,
+    ) -> str:
         """Adds a model, and returns its id."""
         model_id = new_id("mdl")
         model = Model(
             id=model_id,
+            account=account,
             name="pets 32",
             kind="gan-dcgan",
             status=ModelStatus.READY if has_weights else ModelStatus.TRAINING,
@@ -196,6 +240,7 @@ class Service:
         with self.resources.database.transaction() as session:
             for record in (Image, Job, Model, Dataset):
                 session.execute(delete(record))
+            session.execute(delete(ApiKey).where(ApiKey.id != keys.id_of(self.key)))
         for top in ("datasets", "uploads", "models", "images"):
             if self.resources.blobs.keys(top):
                 self.resources.blobs.delete(top)
@@ -209,6 +254,21 @@ class Service:
         """Every file below the blobs' directory, the unfinished ones as well."""
         root = self.resources.settings.resolved_blobs_dir
         return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def make_key(
+    database: Database, *scopes: str, account: str = DEFAULT_ACCOUNT, lifetime: timedelta | None = None
+) -> str:
+    """Makes an API key, and returns it."""
+    with database.transaction() as session:
+        given = {Scope(scope) for scope in scopes}
+        return keys.create(database, session, name="a test's", scopes=given, account=account, lifetime=lifetime)[1]
+
+
+def client_of(url: str, key: str | None) -> httpx.Client:
+    """A client that sends this key; None: none."""
+    headers = {"Authorization": f"Bearer {key}"} if key is not None else None
+    return httpx.Client(base_url=url, headers=headers, timeout=20, trust_env=False)
 
 
 class _Announced(serve.Server):
@@ -254,13 +314,14 @@ def running(directory: Path, *, bus: EventBus | None = None, **changes: Any) -> 
     settings = Settings(_env_file=None, **{**values, **changes})
     database = Database(settings.resolved_database_url)
     database.migrate()
+    key = make_key(database, "admin") if settings.auth == "on" else None
     queue = AudibleQueue()
     resources = Resources(settings, database, LocalBlobs(settings.resolved_blobs_dir), bus or MemoryBus(), queue)
     with (
         serving(resources) as (url, app, _),
-        httpx.Client(base_url=url, timeout=20, trust_env=False) as http,
+        client_of(url, key) as http,
     ):
-        yield Service(url, http, app, resources, queue, Worker(resources))
+        yield Service(url, key, http, app, resources, queue, Worker(resources))
     resources.close()
 
 

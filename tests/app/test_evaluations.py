@@ -6,9 +6,9 @@ from app.evaluations import DEFAULT_N, LEAST_N, MOST_N
 from models.catalog import MAX_SEED
 from models.evaluation import MOST_GENERATED
 from models.evaluation.measuring import LEAST_PART
-from store.keys import strips_key
 from store.queue import Lane
 from store.records import Dataset, DatasetStatus, JobKind, Model
+from store.strips import strips_key
 from tests.app.conftest import PNG, Service, assert_problem
 
 PATH = "/v1/evaluations"

@@ -54,7 +54,7 @@ def test_one_that_hangs_counts_as_away(service: Service, monkeypatch: pytest.Mon
 
 def test_a_database_that_is_not_migrated_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Database, "migrate", lambda _: None)
-    with running(tmp_path) as service:
+    with running(tmp_path, auth="off") as service:
         problem = assert_problem(service.http.get("/readyz"), 503, "not_ready")
         assert "migrate" in problem["checks"]["database"]["detail"]
         assert_problem(service.http.get("/v1/jobs"), 503, "database_unavailable")

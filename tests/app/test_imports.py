@@ -136,6 +136,7 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(service: Service, monkeypa
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(
             b"POST /v1/datasets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000\r\n"
+            b"Authorization: Bearer " + service.key.encode() + b"\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + head + bytes(50_000)
         )
         eventually(lambda: any(name.startswith(".incoming/") for name in service.blob_files()))

@@ -10,6 +10,7 @@ from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
 from app import submissions as module
+from app.auth import EVERYBODY
 from app.backlog import Backlog
 from app.errors import InvalidParameter, KeyReused, QueueFull
 from app.intake import Asked, look_together
@@ -45,7 +46,7 @@ def generation(name: str, *, key: str | None = None, images: int = 1) -> Submiss
             idempotency=idempotency.columns if idempotency is not None else None, job_id=f"job_{name}",
         )  # fmt: skip
 
-    idempotency = Idempotency.of("/v1/generations", key, name.partition("/")[0].encode()) if key else None
+    idempotency = Idempotency.of(EVERYBODY, "/v1/generations", key, name.partition("/")[0].encode()) if key else None
     return Submission(idempotency, create, images)
 
 

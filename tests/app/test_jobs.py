@@ -137,7 +137,8 @@ def test_who_hangs_up_no_longer_waits(service: Service) -> None:
     job = generate(service)
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(f"GET /v1/jobs/{job['id']}?wait=9 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        connection.sendall(f"GET /v1/jobs/{job['id']}?wait=9 HTTP/1.1\r\nHost: localhost\r\n".encode())
+        connection.sendall(f"Authorization: Bearer {service.key}\r\n\r\n".encode())
         eventually(lambda: service.news.listeners == 1)
     eventually(lambda: service.news.listeners == 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,12 +20,13 @@ from store.events import MemoryBus
 from store.records import JobKind
 from store.resources import Resources
 from store.settings import Settings
-from tests.app.conftest import AudibleQueue, eventually, serving
+from tests.app.conftest import AudibleQueue, client_of, eventually, make_key, serving
 
 
-def test_the_process_says_that_it_is_local_and_stops_when_told(tmp_path: Path) -> None:
+def test_the_process_shows_the_first_key_and_stops_when_told(tmp_path: Path) -> None:
     redis = {"DARKROOM_REDIS_URL": "redis://127.0.0.1:1"}  # away: the service starts all the same
     env = {**os.environ, **redis, "DARKROOM_DATA_DIR": str(tmp_path), "DARKROOM_PORT": "0"}
+    Database(f"sqlite:///{tmp_path}/darkroom.db").migrate()
     process = subprocess.Popen([sys.executable, "-m", "app.serve"], env=env, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     lines = []
@@ -35,13 +37,12 @@ def test_the_process_says_that_it_is_local_and_stops_when_told(tmp_path: Path) -
     process.send_signal(signal.SIGTERM)
     _, rest = process.communicate(timeout=20)
 
-    assert "loopback only" in "".join(lines)
-    assert "because there are no API keys yet" in "".join(lines)
+    assert len(re.findall(r"^    dk_[0-9a-f]{32}_[\w-]{43}$", "".join(lines), re.MULTILINE)) == 1
     assert process.returncode in {0, -signal.SIGTERM}, rest
 
 
 def test_a_wrong_setting_ends_the_start_with_its_name(tmp_path: Path) -> None:
-    env = {**os.environ, "DARKROOM_DATA_DIR": str(tmp_path), "DARKROOM_HOST": "0.0.0.0"}  # noqa: S104  # that is the point
+    env = {**os.environ, "DARKROOM_DATA_DIR": str(tmp_path), "DARKROOM_HOST": "0.0.0.0", "DARKROOM_AUTH": "off"}  # noqa: S104  # that is the point
     done = subprocess.run([sys.executable, "-m", "app.serve"], env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert "DARKROOM_HOST=0.0.0.0" in done.stderr
@@ -59,12 +60,13 @@ def resources(tmp_path: Path) -> Resources:
 def test_a_stop_ends_streams_and_waits_at_once(resources: Resources) -> None:
     with resources.database.transaction() as session:
         job = jobs.submit(session, JobKind.SAMPLE, {"n": 1}, now=resources.database.now(session), total=1)
-    answers: list[httpx.Response] = []
+    key, answers = make_key(resources.database, "read"), list[httpx.Response]()
 
     with serving(resources) as (url, app, server):
 
         def get(path: str) -> None:
-            answers.append(httpx.get(f"{url}/v1/jobs/{job.id}{path}", timeout=20, trust_env=False))
+            with client_of(url, key) as http:
+                answers.append(http.get(f"/v1/jobs/{job.id}{path}"))
 
         threads = [threading.Thread(target=get, args=(path,)) for path in ("?wait=50", "/events")]
         for thread in threads:

@@ -70,6 +70,7 @@ def test_the_processes_log_no_password_when_their_resources_are_away(tmp_path: P
         "DARKROOM_DATA_DIR": str(tmp_path),
         "DARKROOM_PORT": str(port),
         "DARKROOM_LOG_LEVEL": "debug",
+        "DARKROOM_AUTH": "off",  # no key can be looked up
         "DARKROOM_RECONCILE_S": "0.1",
     }
     commands = {

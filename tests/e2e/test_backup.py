@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from app.cli import credential
 from app.client import Client
 from store.backup import back_up
 from store.blobs import LocalBlobs
@@ -34,7 +35,8 @@ def test_a_backup_under_load_is_whole_and_the_service_goes_on_from_it(
     settings = SETTINGS | ({"DATABASE_URL": url} if kind == "postgresql" else {})
 
     # Given a service that trains, and generates with what it has so far
-    with running(here, **settings) as (_, address), Client(address) as client:
+    with running(here, **settings) as (_, address), Client(address, api_key=credential.kept(here, address)) as client:
+        key = credential.kept(here, address)
         job = client.upload(io.BytesIO(zip_of_squares(64)), name="squares", resolution=32)
         assert ended(client, job["id"])["status"] == "succeeded"
         training = client.train(job["dataset"], kind="gan-dcgan", budget={"seconds": 20}, options=OPTIONS, seed=1)
@@ -69,7 +71,7 @@ def test_a_backup_under_load_is_whole_and_the_service_goes_on_from_it(
     restored.close()
 
     # And a service that starts on it ends the training, from its last checkpoint, and the generation
-    with running(there, **SETTINGS) as (_, address), Client(address) as client:
+    with running(there, **SETTINGS) as (_, address), Client(address, api_key=key) as client:
         seen = client.model(training["model"])["images_seen"]
         assert seen > 0
         assert ended(client, training["id"])["status"] == "succeeded"

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.cli import credential
 from app.client import Client, Event
 from tests.running import family, running
 from tests.worker.conftest import zip_of_squares
@@ -27,7 +28,11 @@ def service(
     settings = {"CHECKPOINT_INTERVAL_S": "0.5", "TORCH_THREADS": "1", "MAX_BATCH": "16"}
     if request.param == "postgresql":
         settings["DATABASE_URL"] = request.getfixturevalue("postgres_url")
-    with running(tmp_path / "data", **settings) as (process, url), Client(url) as client:
+    data_dir = tmp_path / "data"
+    with (
+        running(data_dir, **settings) as (process, url),
+        Client(url, api_key=credential.kept(data_dir, url)) as client,
+    ):
         yield process, client
 
 

@@ -116,7 +116,7 @@ def test_an_idempotency_key_is_used_once_and_none_is_used_often(database: Databa
         session.add(keyed("job_4", "k"))
 
 
-@pytest.mark.parametrize("prefix", ["ds", "mdl", "job", "img"])
+@pytest.mark.parametrize("prefix", ["ds", "mdl", "job", "img", "key"])
 def test_ids_say_what_they_are_and_sort_by_when_they_were_made(prefix: Prefix) -> None:
     ids = [new_id(prefix) for _ in range(1000)]
 

@@ -66,16 +66,16 @@ def test_an_empty_import_root_on_the_command_line_is_none() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost"])
-def test_loopback_hosts_are_listened_on(host: str) -> None:
-    assert load_settings(host=host).host == host
+def test_loopback_hosts_are_listened_on_without_keys_too(host: str) -> None:
+    assert load_settings(host=host, auth="off").is_local
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", ""])  # noqa: S104  # it is refused
-def test_any_other_host_needs_a_word_that_it_is_meant(host: str) -> None:
-    with pytest.raises(SettingsError, match="DARKROOM_UNSAFE_BIND=true"):
-        load_settings(host=host)
+def test_any_other_host_needs_api_keys(host: str) -> None:
+    with pytest.raises(SettingsError, match=f"DARKROOM_HOST={host} is not a loopback address.*DARKROOM_AUTH"):
+        load_settings(host=host, auth="off")
 
-    assert load_settings(host=host, unsafe_bind=True).host == host
+    assert load_settings(host=host).host == host
 
 
 def test_a_heartbeat_that_can_miss_its_lease_is_refused() -> None:

@@ -10,10 +10,10 @@ from models.data import PreparedImages
 from models.evaluation import MEASURES
 from models.trainer import TrainingConfig, train
 from store import jobs
-from store.keys import strips_key
 from store.queue import Lane
 from store.records import JobKind, JobStatus, Model
 from store.resources import Resources
+from store.strips import strips_key
 from tests.pictures import prepared_shapes
 from tests.worker.conftest import SMALL, Desk
 from tests.worker.test_training import changed, stop_once_when

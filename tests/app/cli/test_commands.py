@@ -40,6 +40,7 @@ Run = Callable[..., Ended]
 @pytest.fixture
 def run(service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("DARKROOM_URL", service.url)
+    monkeypatch.setenv("DARKROOM_API_KEY", service.key)
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: object) -> Ended:
@@ -176,7 +177,7 @@ def test_generated_pictures_are_saved_under_their_seeds(
     assert [file.name for file in files] == ["pets_32-7.png", "pets_32-8.png", "pets_32-9.png"]
     assert ended.json["files"] == [str(file) for file in files]
     assert [image["seed"] for image in ended.json["images"]] == [7, 8, 9]
-    with Client(service.url) as client:
+    with Client(service.url, api_key=service.key) as client:
         for file, image in zip(files, ended.json["images"], strict=True):
             assert file.read_bytes() == client.content(image["id"])
 

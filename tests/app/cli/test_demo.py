@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as Picture
 
-from app.cli import digits, main
+from app.cli import credential, digits, main
 from store.jobs import Claim
 from store.records import Dataset, DatasetStatus, JobKind, Model, ModelStatus
 from tests.app import conftest
@@ -71,6 +71,7 @@ def pets(tmp_path: Path) -> Path:
 def demo_steps(service: Service, data_dir: Path, data: Path) -> int:
     (data_dir / "logs").mkdir(parents=True, exist_ok=True)
     (data_dir / "logs" / "workers.log").write_text("launcher: devices: cpu\n")
+    credential.keep(data_dir, service.url, service.key)
     with pytest.raises(SystemExit) as ended:
         main(["demo-steps", service.url, str(data_dir), "--data", str(data)])
     return int(ended.value.code or 0)
@@ -146,6 +147,7 @@ def test_a_training_that_an_earlier_demo_left_is_gone_on_with(
 
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "workers.log").write_text("launcher: devices: cpu\n")
+    credential.keep(tmp_path, hands.service.url, hands.service.key)
     with at_the_same_time(go_on):
         try:
             with pytest.raises(SystemExit) as ended:

@@ -54,7 +54,7 @@ def test_a_failed_export_says_why_and_saves_nothing(run: Run, service: Service, 
 
 
 def test_a_download_that_is_refused_or_has_no_place_leaves_nothing(service: Service, tmp_path: Path) -> None:
-    with Client(service.url) as client:
+    with Client(service.url, api_key=service.key) as client:
         with pytest.raises(ClientError, match="export_not_found"):
             client.download(f"/v1/models/{service.add_model()}/exports/onnx", tmp_path / "a.zip")
         (tmp_path / "file").touch()

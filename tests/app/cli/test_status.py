@@ -16,6 +16,7 @@ def test_status_shows_what_waits_and_every_worker(
     service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DARKROOM_URL", service.url)
+    monkeypatch.setenv("DARKROOM_API_KEY", service.key)
     monkeypatch.setenv("COLUMNS", "250")
     service.http.post("/v1/generations", json={"model": service.add_model(), "n": 3})
     service.resources.reports.publish(sampler())
@@ -40,6 +41,7 @@ def test_status_warns_of_a_disk_that_is_nearly_full(
     service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DARKROOM_URL", service.url)
+    monkeypatch.setenv("DARKROOM_API_KEY", service.key)
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setattr(Settings, "free_bytes", lambda _: 2**20)
     with pytest.raises(SystemExit):

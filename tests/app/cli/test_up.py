@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.cli import main
+from app.cli import credential, main
 from app.client import Client
 from tests.running import WITHIN_S, family, running
 
@@ -35,7 +35,7 @@ def test_up_again_after_a_kill_loses_nothing_and_ctrl_c_ends_every_child(tmp_pat
         assert has_started(children, "redis-server")
         assert has_started(children, "app.serve")
         assert has_started(children, "worker.launch")
-        with Client(url) as client:
+        with Client(url, api_key=credential.kept(data_dir, url)) as client:
             assert client.datasets() == []
 
         # When it is killed without a word
@@ -97,9 +97,10 @@ def test_a_wrong_setting_is_named_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DARKROOM_HOST", "0.0.0.0")  # noqa: S104  # the wrong value under test
+    monkeypatch.setenv("DARKROOM_AUTH", "off")
 
     with pytest.raises(SystemExit) as ended:
         main(["up", "--data-dir", str(tmp_path)])
 
     assert ended.value.code == 2
-    assert "DARKROOM_UNSAFE_BIND" in capsys.readouterr().err
+    assert "DARKROOM_AUTH" in capsys.readouterr().err
