@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import pickle
 import socket
 import threading
 import time
@@ -197,3 +198,9 @@ def test_the_application_acknowledges_early_and_keeps_no_results() -> None:
     assert app.conf.task_acks_late is False
     assert app.conf.result_backend is None
     assert app.conf.accept_content == ["json"]
+
+
+def test_a_message_that_is_a_pickle_is_refused_before_it_is_opened() -> None:
+    accepted = celery_app("redis://localhost/0").conf.accept_content
+    with pytest.raises(kombu.exceptions.ContentDisallowed):
+        kombu.serialization.loads(pickle.dumps({}), "application/x-python-serialize", "binary", accept=accepted)
