@@ -17,7 +17,7 @@ from PIL import Image as Picture
 from sqlalchemy.orm import Session
 
 from models.prepare import prepare
-from store import curves, jobs
+from store import curves, jobs, keys
 from store.events import Notice
 from store.exports import export_key
 from store.identifiers import new_id
@@ -31,6 +31,7 @@ from store.records import (
     JobStatus,
     Model,
     ModelStatus,
+    Scope,
     TrainingCheckpoint,
     TrainingPreview,
 )
@@ -69,6 +70,7 @@ class Stock:
     trainings: list[str] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
+    api_keys: list[str] = field(default_factory=list)  # nobody uses them
 
 
 def fill(resources: Resources) -> Stock:
@@ -87,6 +89,9 @@ def fill(resources: Resources) -> Stock:
             shelf.generation(model, stage)
         shelf.evaluation(dataset, model, JobStatus.SUCCEEDED)
         shelf.export(model)
+        for name in ("old", "older", "oldest"):
+            key, _ = keys.create(resources.database, session, name=name, scopes={Scope.READ})
+            stock.api_keys.append(key.id)
     resources.reports.publish(REPORT, fresh_s=3600)
     return stock
 
