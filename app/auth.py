@@ -1,12 +1,13 @@
 """Who asks, and what they may do: nothing is answered without an API key, except for what is listed as open.
 
-`Authentication` is in front of every route, also of those that are not there. Each route says in its signature which scope it
-needs; one that says nothing and is not listed as open stops the application from being made.
+`Authentication` (app/admission.py) is in front of every route, also of those that are not there. Each route says in its
+signature which scope it needs; one that says nothing and is not listed as open stops the application from being made.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Request, Security
@@ -16,7 +17,6 @@ from fastapi.routing import iter_route_contexts
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from sqlalchemy import Select
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import MissingScope
 from store import records
@@ -48,6 +48,7 @@ class Caller:
     key_id: str
     account: str
     scopes: frozenset[records.Scope]
+    limits: Mapping[str, int] = field(default_factory=dict)  # its own in place of the settings', 0: none
 
     @property
     def sees_all(self) -> bool:
@@ -106,26 +107,6 @@ MayGenerate = Annotated[Caller, Security(API_KEY, scopes=["generate"])]
 MayTrain = Annotated[Caller, Security(API_KEY, scopes=["train"])]
 MayWork = Annotated[Caller, Security(API_KEY, scopes=["generate", "train"])]  # either; the route looks closer
 MayAdminister = Annotated[Caller, Security(API_KEY, scopes=["admin"])]
-
-
-class Authentication:
-    """Puts the caller into the request's state, or refuses the request before any route sees it.
-
-    Args:
-        app: the application behind it.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request; raises MissingKey or InvalidKey."""
-        if scope["type"] != "lifespan" and not is_open(scope.get("method", ""), scope["path"]):
-            keyring = scope["app"].state.keyring
-            scope.setdefault("state", {})["caller"] = (
-                await keyring.identify(scope["headers"]) if keyring is not None else EVERYBODY
-            )
-        await self.app(scope, receive, send)
 
 
 def is_open(method: str, path: str) -> bool:

@@ -80,11 +80,9 @@ class Client:
         """What can be trained: kinds with their options and bounds."""
         return self._page_of(self._json("GET", "/v1/kinds"))
 
-    def create_key(
-        self, name: str, *, scopes: Sequence[str], account: str, expires_in_s: int | None = None
-    ) -> JsonObject:
-        """Makes an API key; its `key` is shown this once."""
-        body = {"name": name, "scopes": list(scopes), "account": account, **_given({"expires_in_s": expires_in_s})}
+    def create_key(self, name: str, *, scopes: Sequence[str], account: str, **further: Any) -> JsonObject:
+        """Makes an API key, with `expires_in_s` and `limits` where they are given; its `key` is shown this once."""
+        body = {"name": name, "scopes": list(scopes), "account": account, **_given(further)}
         return self._json("POST", "/v1/keys", json=body)
 
     def keys(self) -> list[JsonObject]:

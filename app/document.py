@@ -21,6 +21,7 @@ from app.errors import (
     MissingScope,
     NotFound,
     Problem,
+    RateLimited,
     TooLarge,
     Unauthenticated,
     UnknownHost,
@@ -137,7 +138,7 @@ def _shared(path: str, method: str, operation: dict[str, Any]) -> Iterator[type[
     """The errors that any route like this may answer with, besides those that it names itself."""
     yield from (MalformedRequest, UnknownHost, AppError)
     if operation.get("security"):
-        yield from (Unauthenticated, MissingScope)
+        yield from (Unauthenticated, MissingScope, RateLimited)
     if path not in STATELESS:
         yield Unavailable
     if method != "get":

@@ -27,6 +27,8 @@ AppError
 │   ├── SourceUnreadable     the system does not let us look at the path to import
 │   └── KeyReused            the Idempotency-Key came with another request before
 ├── QueueFull            as many images wait as may
+├── RateLimited          more came within a minute than may
+├── QuotaExceeded        the account has used up what it may
 ├── PictureDamaged       a stored picture is not what was stored
 └── JobFailed            the job that was waited for failed; its own code and status
 """
@@ -183,6 +185,14 @@ class QueueFull(AppError):
     """As many images wait as may."""
 
 
+class RateLimited(AppError):
+    """More came within a minute than may."""
+
+
+class QuotaExceeded(AppError):
+    """The account has used up what it may."""
+
+
 class PictureDamaged(AppError):
     """A stored picture is not what was stored."""
 
@@ -242,6 +252,8 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     SourceUnreadable: Answer(422, "source_unreadable"),
     KeyReused: Answer(422, "idempotency_key_reused"),
     QueueFull: Answer(429, "queue_full", retry_after_s=30),
+    RateLimited: Answer(429, "rate_limited", retry_after_s=60),
+    QuotaExceeded: Answer(429, "quota_exceeded", retry_after_s=60),
     PictureDamaged: Answer(
         500, "picture_damaged", "generate it again: its `checkpoint` and `recipe` give the same bytes"
     ),

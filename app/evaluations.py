@@ -14,6 +14,7 @@ from app.dependencies import NO_NULL, Attached, IdempotencyKey, IfNoneMatch, Job
 from app.errors import DatasetNotReady, InvalidParameter, ModelNotReady, NotFound
 from app.jobs import Job
 from app.models import find as find_model
+from app.quotas import Wish
 from app.refusals import refusals
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
 from app.values import Integer
@@ -97,7 +98,7 @@ def create_evaluation(
             account=caller.account,
         )
 
-    job, _ = submit(resources, idempotency, create, webhook=body.webhook)
+    job, _ = submit(resources, idempotency, create, Wish(caller, JobKind.EVALUATE), webhook=body.webhook)
     return accepted(Job.of(job))
 
 

@@ -16,6 +16,7 @@ from app.dependencies import Attached, IdempotencyKey, IfNoneMatch, ModelId
 from app.errors import ModelNotReady, NotFound
 from app.jobs import Job
 from app.models import find as find_model
+from app.quotas import Wish
 from app.refusals import refusals
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
 from app.webhooks import AskedWebhook
@@ -81,7 +82,7 @@ def create_export(
             account=caller.account,
         )
 
-    job, _ = submit(resources, idempotency, create, webhook=body.webhook)
+    job, _ = submit(resources, idempotency, create, Wish(caller, JobKind.EXPORT), webhook=body.webhook)
     return accepted(Job.of(job))
 
 

@@ -18,11 +18,22 @@ from app.accepting import picture_wanted
 from app.auth import Caller, MayGenerate
 from app.controls import Interpolation, Label, Mix, Seed, Variations, count_images, counts_up, request_of
 from app.dependencies import NO_NULL, CancelAfter, Encoders, IdempotencyKey, PreferredWait
-from app.errors import InvalidParameter, JobCanceled, JobFailed, ModelNotReady, NotAcceptable, NotFound, QueueFull
+from app.errors import (
+    InvalidParameter,
+    JobCanceled,
+    JobFailed,
+    ModelNotReady,
+    NotAcceptable,
+    NotFound,
+    QueueFull,
+    QuotaExceeded,
+    RateLimited,
+)
 from app.images import PICTURE_CONTENT, content_url, picture
 from app.intake import Asked, Intake, Seen
 from app.jobs import Job, cancel, read, wait_for
 from app.models import find as find_model
+from app.quotas import Wish
 from app.refusals import refusals
 from app.renditions import Rendition
 from app.submissions import ACCEPTED, LOCATION, Idempotency, Submission, accepted
@@ -129,7 +140,7 @@ class Generation(BaseModel):
             "content": PICTURE_CONTENT,
             "headers": LOCATION,
         },
-        **refusals(NotFound, NotAcceptable, ModelNotReady, JobCanceled, QueueFull),
+        **refusals(NotFound, NotAcceptable, ModelNotReady, JobCanceled, RateLimited, QueueFull, QuotaExceeded),
     },
 )
 async def create_generation(
@@ -241,7 +252,7 @@ def _submission(
             account=caller.account,
         )
 
-    return Submission(idempotency, create, n, url_of(settings, body.webhook))
+    return Submission(idempotency, create, Wish(caller, JobKind.SAMPLE, images=n), url_of(settings, body.webhook))
 
 
 def _deadline(given: datetime | None, cancel_after_s: float | None, now: datetime) -> datetime | None:

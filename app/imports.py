@@ -29,6 +29,7 @@ from app.errors import (
 )
 from app.jobs import Job
 from app.middleware import MAX_BODY_BYTES, UPLOAD_PATH
+from app.quotas import Wish
 from app.refusals import refusals
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
 from app.values import Integer
@@ -178,6 +179,7 @@ def _submit_upload(
             dataset_id,
             {"source": {"blob": blob}, **options.model_dump(exclude={"webhook"}), "name": name},
             options.webhook,
+            size_bytes=upload.size_bytes,
         )
     finally:
         if not is_new:  # refused, or a repetition of a request that brought the same bytes before
@@ -205,6 +207,8 @@ def _submit(
     dataset_id: str,
     request: dict[str, Any],
     webhook: Webhook | None,
+    *,
+    size_bytes: int = 0,
 ) -> tuple[records.Job, bool]:
     def create(session: Session) -> records.Job:
         now = resources.database.now(session)
@@ -221,7 +225,8 @@ def _submit(
             account=caller.account,
         )
 
-    return submit(resources, idempotency, create, webhook=webhook)
+    wish = Wish(caller, JobKind.IMPORT, size_bytes=size_bytes)
+    return submit(resources, idempotency, create, wish, webhook=webhook)
 
 
 def _inside_import_root(resources: Resources, path: str) -> Path:

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from app.backlog import Backlog
 from app.jobs import IMAGES_SHOWN
 from app.news import News
+from app.quotas import Quotas
 from app.sharing import Shared
 from app.submissions import Submission, submit_together
 from store import jobs, records
@@ -47,13 +48,14 @@ class Intake:
         resources: open ones.
         news: what those who wait listen to.
         backlog: who may come in.
+        quotas: how much of each account may.
     """
 
-    def __init__(self, resources: Resources, news: News, backlog: Backlog) -> None:
+    def __init__(self, resources: Resources, news: News, backlog: Backlog, quotas: Quotas) -> None:
         self.resources, self.news = resources, news
 
         def submit(submissions: Sequence[Submission]) -> Sequence[tuple[records.Job, bool] | Exception]:
-            return submit_together(resources, backlog, submissions)
+            return submit_together(resources, backlog, quotas, submissions)
 
         def look(asked: Sequence[Asked]) -> Sequence[Seen | Exception]:
             return look_together(resources, asked)

@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -53,7 +53,7 @@ class _Known:
     def of(cls, row: ApiKey) -> _Known:
         now = time.monotonic()
         return cls(
-            caller=Caller(row.id, row.account, keys.all_of(row.scopes)),
+            caller=Caller(row.id, row.account, keys.all_of(row.scopes), row.limits or {}),
             hash=row.hash,
             expires_at=row.expires_at.timestamp() if row.expires_at is not None else float("inf"),
             is_revoked=row.revoked_at is not None,
@@ -78,8 +78,12 @@ class Keyring:
         self._used: set[str] = set()
         self._touching: asyncio.Task[None] | None = None
 
-    async def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+    async def identify(self, headers: Iterable[tuple[bytes, bytes]], guard: Callable[[], None] | None = None) -> Caller:
         """Return who asks, by the request's headers.
+
+        Args:
+            headers: of the request.
+            guard: called before a key is looked up that is not known here; raises to refuse.
 
         Raises:
             MissingKey: no key came along.
@@ -97,6 +101,8 @@ class Keyring:
         if key_id is None:
             raise InvalidKey("what came as Authorization is no API key of this service", remedy=HOW, headers=INVALID)
         known = self._known.get(key_id)
+        if known is None and guard is not None:
+            guard()
         if known is None or known.fresh_until < time.monotonic():
             known = await self._found(key_id, known)
         if known is None or not hmac.compare_digest(known.hash, keys.digest(token)):

@@ -16,11 +16,13 @@ from app.keyring import Keyring
 from app.pages import Page, example_page, newest_first
 from app.refusals import refusals
 from app.submissions import LOCATION
+from app.values import Integer
 from store import keys, records
 from store.errors import LastAdminKey
 from store.records import DEFAULT_ACCOUNT, Scope
 from store.resources import Resources
 
+MOST = 2**53 - 1  # the largest whole number that every JSON reader takes
 LONGEST_LIFE_S = 100 * 365 * 24 * 3600
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
@@ -35,12 +37,29 @@ EXAMPLE: dict[str, Any] = {
     "name": "web shop",
     "account": "shop",
     "scopes": ["generate"],
+    "limits": {"requests_per_minute": 600, "images_per_day": 1000},
     "status": "active",
     "created_at": "2026-01-05T12:00:00Z",
     "expires_at": None,
     "revoked_at": None,
     "last_used_at": "2026-01-05T12:30:00Z",
 }
+
+
+class KeyLimits(BaseModel):
+    """Limits of a key's own in place of the settings'; 0: none. What is left out is as the settings say."""
+
+    requests_per_minute: Integer | None = Field(None, ge=0, le=MOST, description="By this key.")
+    images_per_day: int | None = Field(
+        None, ge=0, description="That its account may have asked for since midnight, UTC."
+    )
+    queued_jobs: Integer | None = Field(None, ge=0, le=MOST, description="Of its account that may wait.")
+    trainings: Integer | None = Field(None, ge=0, le=MOST, description="Of its account that may wait or run at once.")
+    stored_bytes: Integer | None = Field(None, ge=0, le=MOST, description="Of its account's pictures and data sets.")
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"requests_per_minute": 600, "images_per_day": 1000}]}
+    )
 
 
 class KeyRequest(BaseModel):
@@ -57,6 +76,7 @@ class KeyRequest(BaseModel):
         pattern=keys.ACCOUNT,
         description="Whose data sets, models, jobs and images it sees and makes. Several keys may share one.",
     )
+    limits: KeyLimits | None = Field(None, description="Its own limits. Default: those of the settings.")
     expires_in_s: int | None = Field(
         None, ge=1, le=LONGEST_LIFE_S, description="Seconds after which it is no longer good. Default: never."
     )
@@ -75,6 +95,7 @@ class Key(BaseModel):
     name: str = Field(description="What people call it.")
     account: str = Field(description="Whose rows it sees and makes; a key with the scope `admin` sees those of all.")
     scopes: list[Scope] = Field(description="What it may do, without what that implies.")
+    limits: dict[str, int] = Field(description="Its own limits; for others the settings hold.")
     status: Literal["active", "expired", "revoked"] = Field(description="Whether it is good for anything.")
     created_at: datetime = Field(description="When it was made.")
     expires_at: datetime | None = Field(description="When it stops to be good; null: never.")
@@ -125,6 +146,7 @@ def create_key(_caller: MayAdminister, resources: Attached, body: KeyRequest, re
             scopes=set(body.scopes),
             account=body.account,
             lifetime=lifetime,
+            limits=body.limits.model_dump(exclude_none=True) if body.limits is not None else None,
         )
     response.headers["Cache-Control"] = "no-store"
     response.headers["Location"] = f"/v1/keys/{row.id}"
@@ -175,6 +197,7 @@ def _members(row: records.ApiKey) -> dict[str, Any]:
         "name": row.name,
         "account": row.account,
         "scopes": row.scopes,
+        "limits": row.limits or {},
         "status": "revoked" if row.revoked_at is not None else "expired" if is_over else "active",
         "created_at": row.created_at,
         "expires_at": row.expires_at,

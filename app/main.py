@@ -35,13 +35,16 @@ from app import (
     trainings,
     webhooks,
 )
-from app.auth import Authentication, check_routes
+from app.admission import Authentication
+from app.auth import check_routes
 from app.backlog import Backlog
 from app.document import describe
 from app.intake import Intake
 from app.keyring import Keyring
 from app.middleware import Gate
 from app.news import News
+from app.quotas import Quotas
+from app.rates import Rates
 from store.resources import Resources
 from store.settings import load_settings
 
@@ -122,7 +125,8 @@ def create_app(resources: Resources | None = None) -> FastAPI:
         attached = resources if resources is not None else Resources.open(settings)
         news = News(attached.bus)
         app.state.resources, app.state.news = attached, news
-        app.state.intake = Intake(attached, news, Backlog(attached))
+        app.state.intake = Intake(attached, news, Backlog(attached), Quotas(attached))
+        app.state.rates = Rates(attached.counters)
         app.state.keyring = Keyring(attached.database) if settings.auth == "on" else None
         app.state.encoders = CapacityLimiter(min(os.cpu_count() or 1, MOST_ENCODERS))
         check_routes(app)  # again: somebody may have added one
@@ -134,6 +138,7 @@ def create_app(resources: Resources | None = None) -> FastAPI:
             news.join()
             if app.state.keyring is not None:
                 await app.state.keyring.close()
+            await app.state.rates.close()
             if resources is None:
                 attached.close()
 

@@ -48,6 +48,10 @@ def protected(scope: Scope, send: Send, request_id: str) -> Send:
         if message["type"] == "http.response.start":
             given = message["headers"]
             message["headers"] = [*given, *further, (b"content-security-policy", POLICY.encode())]
+            if (standing := scope["state"].get("standing")) is not None:
+                message["headers"] += [
+                    (name.lower().encode(), value.encode()) for name, value in standing.headers.items()
+                ]
             if scope["path"].startswith("/v1/") and not any(name == b"cache-control" for name, _ in given):
                 message["headers"].append((b"cache-control", REVALIDATE.encode()))  # it is somebody's, and no proxy's
         await send(message)

@@ -19,8 +19,10 @@ from sqlalchemy.orm import Session
 from app import tracing
 from app.auth import Caller
 from app.backlog import Backlog
-from app.errors import AppError, KeyReused
+from app.errors import AppError, KeyReused, QuotaExceeded, RateLimited
 from app.jobs import Job
+from app.quotas import Quotas, Wish
+from app.refusals import refusals
 from app.webhooks import Webhook, url_of
 from store import records, webhooks
 from store.queue import LANE_OF
@@ -35,7 +37,8 @@ ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
     202: {
         "description": "The job is in the line; `Location` has its path.",
         "headers": LOCATION,
-    }
+    },
+    **refusals(RateLimited, QuotaExceeded),
 }
 
 
@@ -80,13 +83,13 @@ class Submission:
     create: Callable[
         [Session, datetime], records.Job
     ]  # refuses before it writes anything; is given the database's time
-    images: int  # that it adds to the line
+    wish: Wish  # what it uses up; its images are those that it adds to the line
     webhook: str | None = None  # URL that is told when the job has ended
     request_id: str | None = field(default_factory=tracing.current)  # of the request that asks for it
 
 
 def submit_together(
-    resources: Resources, backlog: Backlog, submissions: Sequence[Submission]
+    resources: Resources, backlog: Backlog, quotas: Quotas, submissions: Sequence[Submission]
 ) -> list[tuple[records.Job, bool] | Exception]:
     """Make jobs in one transaction, tell of all at once, and ring once.
 
@@ -94,11 +97,11 @@ def submit_together(
         For each as `submit` does; what it was refused with instead, where it was.
     """
     try:
-        made = _submit_all(resources, backlog, submissions)
+        made = _submit_all(resources, backlog, quotas, submissions)
     except IntegrityError:  # another process was faster with one of the keys
         if len(submissions) > 1:
-            return [answer for one in submissions for answer in submit_together(resources, backlog, [one])]
-        made = _submit_all(resources, backlog, submissions)  # its job is found now
+            return [answer for one in submissions for answer in submit_together(resources, backlog, quotas, [one])]
+        made = _submit_all(resources, backlog, quotas, submissions)  # its job is found now
     new = [answer[0] for answer in made if not isinstance(answer, Exception) and answer[1]]
     if new:
         resources.tell(*map(status_notice, new))
@@ -107,7 +110,7 @@ def submit_together(
 
 
 def _submit_all(
-    resources: Resources, backlog: Backlog, submissions: Sequence[Submission]
+    resources: Resources, backlog: Backlog, quotas: Quotas, submissions: Sequence[Submission]
 ) -> list[tuple[records.Job, bool] | Exception]:
     made: list[tuple[records.Job, bool] | Exception] = []
     with ExitStack() as places, resources.database.transaction() as session:
@@ -115,10 +118,12 @@ def _submit_all(
         for one in submissions:
             try:
                 with ExitStack() as place:
-                    place.enter_context(backlog.place_for(one.images))
+                    place.enter_context(backlog.place_for(one.wish.images))
                     before = _made_before(session, one.idempotency)
                     if before is None:
+                        quotas.check(session, one.wish, now=now)
                         job = one.create(session, now)
+                        quotas.note(session, one.wish, now=now)
                         made.append((_complete(session, job, one.request_id, one.webhook), True))
                     else:
                         made.append((before, False))
@@ -132,6 +137,7 @@ def submit(
     resources: Resources,
     idempotency: Idempotency | None,
     create: Callable[[Session], records.Job],
+    wish: Wish,
     *,
     webhook: Webhook | None = None,
 ) -> tuple[records.Job, bool]:
@@ -139,20 +145,22 @@ def submit(
 
     Args:
         create: makes the job and its other rows inside the transaction; raises to refuse.
+        wish: what it uses up.
         webhook: who is told when it has ended; None: nobody.
 
     Raises:
         KeyReused: the key came with another request before.
+        QuotaExceeded: its account has not so much left.
         WebhooksDisabled, TargetRefused: nobody can be told so.
     """
     url = url_of(resources.settings, webhook)
     try:
-        job, is_new = _submit(resources, idempotency, create, url)
+        job, is_new = _submit(resources, idempotency, create, wish, url)
     except IntegrityError:
         if idempotency is None:
             raise
         # Another request with the key was faster: find its job.
-        job, is_new = _submit(resources, idempotency, create, url)
+        job, is_new = _submit(resources, idempotency, create, wish, url)
     if is_new:
         resources.tell(status_notice(job))
         resources.ring(LANE_OF[job.kind])
@@ -163,13 +171,18 @@ def _submit(
     resources: Resources,
     idempotency: Idempotency | None,
     create: Callable[[Session], records.Job],
+    wish: Wish,
     webhook: str | None,
 ) -> tuple[records.Job, bool]:
     with resources.database.transaction() as session:
         before = _made_before(session, idempotency)
         if before is not None:
             return before, False
-        return _complete(session, create(session), tracing.current(), webhook), True
+        now, quotas = resources.database.now(session), Quotas(resources)
+        quotas.check(session, wish, now=now)
+        job = _complete(session, create(session), tracing.current(), webhook)
+        quotas.note(session, wish, now=now)
+        return job, True
 
 
 def _complete(session: Session, job: records.Job, request_id: str | None, webhook: str | None) -> records.Job:

@@ -16,6 +16,7 @@ from app.dependencies import NO_NULL, Attached, IdempotencyKey
 from app.errors import DatasetNotReady, InvalidParameter, ModelNotReady, NotFound
 from app.jobs import Job
 from app.models import find as find_model
+from app.quotas import Wish
 from app.refusals import refusals
 from app.submissions import ACCEPTED, Idempotency, accepted, submit
 from app.values import Flag, Integer, Number
@@ -220,7 +221,7 @@ def create_training(caller: MayTrain, resources: Attached, body: Training, idemp
             account=caller.account,
         )
 
-    job, _ = submit(resources, idempotency, create, webhook=body.webhook)
+    job, _ = submit(resources, idempotency, create, Wish(caller, JobKind.TRAIN), webhook=body.webhook)
     return accepted(Job.of(job))
 
 

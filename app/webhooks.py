@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
-from app.auth import MayRead
+from app.auth import MayRead, MayWork
 from app.dependencies import Attached, JobId
 from app.errors import NotFound, WebhooksDisabled
 from app.jobs import read
@@ -17,8 +17,9 @@ from store import records
 from store.addresses import LONGEST_URL, Reach
 from store.records import WebhookStatus
 from store.settings import PREFIX, Settings
+from store.signatures import secret_of
 
-router = APIRouter(prefix="/v1/jobs/{job_id}/webhook", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"])
 
 
 class Webhook(BaseModel):
@@ -95,7 +96,37 @@ class WebhookState(BaseModel):
     )
 
 
-@router.get("", summary="Show what has become of a job's webhook", operation_id="get_job_webhook")
+class WebhookSecret(BaseModel):
+    """What an account's webhooks are signed with."""
+
+    object: str = Field("webhook_secret", description="Always `webhook_secret`.")
+    account: str = Field(description="Whose.")
+    secret: str = Field(description="`whsec_` and the base64 of the key of HMAC-SHA256.")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"object": "webhook_secret", "account": "shop", "secret": "whsec_(44 characters of base64)"}]
+        }
+    )
+
+
+@router.get("/webhook-secret", summary="Show the secret of your webhooks", operation_id="get_webhook_secret")
+def get_webhook_secret(caller: MayWork, resources: Attached, response: Response) -> WebhookSecret:
+    """What receivers check signatures with. Every account has its own; whoever runs the service changes all of them by changing
+    the setting that they are made of.
+    """
+    settings = resources.settings
+    if not settings.webhook_secret:
+        raise NotFound(
+            "there is no secret, since webhooks are off",
+            code="webhooks_disabled",
+            remedy=f"set {PREFIX}WEBHOOK_SECRET and restart (docs/webhooks.md)",
+        )
+    response.headers["Cache-Control"] = "no-store"
+    return WebhookSecret(account=caller.account, secret=secret_of(settings.webhook_secret, caller.account))
+
+
+@router.get("/jobs/{job_id}/webhook", summary="Show what has become of a job's webhook", operation_id="get_job_webhook")
 def get_webhook(caller: MayRead, resources: Attached, job_id: JobId) -> WebhookState:
     """The webhook that was asked for with the job: whether it was delivered, how often that was tried, and what went wrong."""
     read(resources, caller, job_id)

@@ -53,7 +53,7 @@ def darkroom(data_dir: Path, settings: Mapping[str, str]) -> Iterator[Client]:
 
     Args:
         data_dir: kept afterwards; the next start finds the model again.
-        settings: `DARKROOM_*` variables beside the defaults.
+        settings: `DARKROOM_*` variables beside the defaults, which let one key ask as often as it can.
 
     Raises:
         NotStarted: it did not come up.
@@ -62,7 +62,7 @@ def darkroom(data_dir: Path, settings: Mapping[str, str]) -> Iterator[Client]:
     argv = [sys.executable, "-m", "app.cli", "up", "--port", str(port), "--data-dir", str(data_dir)]
     url = f"http://127.0.0.1:{port}"
     with (
-        _running(argv, f"{url}/readyz", data_dir / "up.log", settings),
+        _running(argv, f"{url}/readyz", data_dir / "up.log", {"DARKROOM_RATE_PER_KEY": "0", **settings}),
         Client(url, api_key=credential.kept(data_dir, url)) as client,
     ):
         yield client

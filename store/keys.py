@@ -61,6 +61,7 @@ def create(
     scopes: Collection[Scope],
     account: str = DEFAULT_ACCOUNT,
     lifetime: timedelta | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> tuple[ApiKey, str]:
     """Return a new key's row, and the key itself, which nothing can show again.
 
@@ -71,6 +72,7 @@ def create(
         scopes: what it may do; implied ones need not be named.
         account: whose rows it sees and makes.
         lifetime: after which it expires; None: never.
+        limits: its own in place of the settings', by the names of KEY_LIMITS, 0 for none; None: it has none of its own.
 
     Raises:
         LastAdminKey: it would be the only key with the scope `admin`, and expire.
@@ -88,6 +90,7 @@ def create(
         name=name,
         account=account,
         scopes=sorted(scopes),
+        limits=dict(limits) if limits else None,
         hash=digest(token),
         created_at=now,
         expires_at=now + lifetime if lifetime is not None else None,

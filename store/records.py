@@ -325,6 +325,20 @@ class Image(Record):
     created_at: Mapped[datetime] = mapped_column(default=_now)
 
 
+# What a key may have its own limit of.
+KEY_LIMITS = ("requests_per_minute", "images_per_day", "queued_jobs", "trainings", "stored_bytes")
+
+
+class ImageUsage(Record):
+    """Images that an account asked for on one day, whatever became of them; written where they are limited."""
+
+    __tablename__ = "image_usage"
+
+    account: Mapped[str] = mapped_column(String(LONGEST_ACCOUNT), primary_key=True)
+    day: Mapped[str] = mapped_column(String(10), primary_key=True)  # of UTC, as 2026-01-05
+    images: Mapped[int] = mapped_column(BigInteger)
+
+
 class ApiKey(Record):
     """A key to the HTTP face; its secret was shown once and is kept nowhere."""
 
@@ -334,6 +348,7 @@ class ApiKey(Record):
     name: Mapped[str] = mapped_column(String(200))
     account: Mapped[str] = mapped_column(String(LONGEST_ACCOUNT), index=True)
     scopes: Mapped[list[str]]
+    limits: Mapped[dict[str, Any] | None]  # its own in place of the settings': KEY_LIMITS; None: it has none
     hash: Mapped[str] = mapped_column(String(64))  # SHA-256 of the whole key, in hexadecimal
     created_at: Mapped[datetime] = mapped_column(default=_now)
     expires_at: Mapped[datetime | None]  # None: never

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+from limits.storage import MemoryStorage, Storage
+
 from store.blobs import Blobs, LocalBlobs
 from store.database import Database
 from store.errors import RedisUnavailable
 from store.events import EventBus, Notice, RedisBus
 from store.queue import CeleryQueue, Lane, Queue
+from store.rates import open_counters
 from store.records import Job
 from store.reports import MemoryReports, RedisReports, Reports
 from store.settings import Settings
@@ -19,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resources:
-    """Database, blobs, events, queue, and what workers report."""
+    """Database, blobs, events, queue, what workers report, and what API processes count together."""
 
     settings: Settings
     database: Database
@@ -27,6 +30,7 @@ class Resources:
     bus: EventBus
     queue: Queue
     reports: Reports = field(default_factory=MemoryReports)
+    counters: Storage = field(default_factory=MemoryStorage)
 
     @classmethod
     def open(cls, settings: Settings) -> Resources:
@@ -38,6 +42,7 @@ class Resources:
             bus=RedisBus(settings.redis_url),
             queue=CeleryQueue(settings.redis_url),
             reports=RedisReports(settings.redis_url),
+            counters=open_counters(settings.redis_url),
         )
 
     def tell(self, *notices: Notice) -> None:

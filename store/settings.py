@@ -77,11 +77,37 @@ class Settings(BaseSettings):
     )
     max_wait_s: float = Field(60.0, ge=0, description="Longest time that `Prefer: wait=n` is honoured, in seconds.")
 
+    # Limits
+    rate_per_key: int = Field(
+        300_000,
+        ge=0,
+        description="Most requests a minute by one API key that has no rate of its own. 0: any number.",
+    )
+    rate_failures_per_address: int = Field(
+        60,
+        ge=0,
+        description="Most wrong API keys a minute from one address (of IPv6, one /64 network); beyond that keys are not even "
+        "looked up for it. 0: any number.",
+    )
+    quota_images_per_day: int = Field(
+        0, ge=0, description="Most images that an account may ask for in a day (UTC). 0: any number."
+    )
+    quota_queued_jobs: int = Field(0, ge=0, description="Most jobs of an account that may wait. 0: any number.")
+    quota_trainings: int = Field(
+        0, ge=0, description="Most trainings of an account that may wait or run at once. 0: any number."
+    )
+    quota_stored_bytes: int = Field(
+        0,
+        ge=0,
+        description="Most bytes of pictures and data sets that an account may keep before it makes more. 0: any number.",
+    )
+
     # Webhooks
     webhook_secret: str = Field(
         "",
         repr=False,
-        description="What webhooks are signed with: `whsec_` and the base64 of 24 to 64 random bytes. Empty: none are sent.",
+        description="What each account's secret of webhooks is made of: `whsec_` and the base64 of 24 to 64 random bytes. "
+        "Empty: none are sent.",
     )
     webhook_allowed: Annotated[list[str], NoDecode] = Field(
         [],

@@ -33,6 +33,18 @@ def signed(key: bytes, webhook_id: str, body: bytes, *, at: datetime) -> Mapping
     }
 
 
+def secret_of(secret: str, account: str) -> str:
+    """Return the secret that webhooks of one account are signed with: who knows it can't forge those of another.
+
+    Args:
+        secret: the service's own.
+        account: whose jobs are told of.
+    """
+    return (
+        PREFIX + base64.b64encode(hmac.digest(key_of(secret), f"account {account}".encode(), hashlib.sha256)).decode()
+    )
+
+
 def key_of(secret: str) -> bytes:
     """Return the bytes of a secret as people write it, `whsec_` and base64.
 

@@ -30,6 +30,7 @@ class Delivery:
 
     webhook_id: str
     job_id: str
+    account: str  # whose job it is
     url: str
     attempt: int  # 1 for the first
     body: bytes
@@ -65,7 +66,7 @@ def claim(session: Session, *, now: datetime, limit: int) -> list[Delivery]:
     for webhook, job in session.execute(due):
         webhook.attempts += 1
         webhook.next_at = now + timedelta(seconds=CLAIM_S)
-        deliveries.append(Delivery(webhook.id, job.id, webhook.url, webhook.attempts, body_of(job)))
+        deliveries.append(Delivery(webhook.id, job.id, job.account, webhook.url, webhook.attempts, body_of(job)))
     return deliveries
 
 

@@ -37,7 +37,7 @@ class Messenger:
     def __init__(self, resources: Resources, *, resolve: Resolve = resolve) -> None:
         settings = resources.settings
         self._resources, self._resolve = resources, resolve
-        self._key = signatures.key_of(settings.webhook_secret)
+        self._secret = settings.webhook_secret
         self._reach = Reach(settings.webhook_allowed, settings.webhook_ports)
         self._ended = threading.Event()
         self._under_way = 0
@@ -78,10 +78,11 @@ class Messenger:
 
     async def _deliver(self, one: Delivery) -> None:
         try:
+            key = signatures.key_of(signatures.secret_of(self._secret, one.account))
             headers = {
                 "Content-Type": "application/json",
                 "User-Agent": f"Darkroom/{version('darkroom')}",
-                **signatures.signed(self._key, one.webhook_id, one.body, at=datetime.now(UTC)),
+                **signatures.signed(key, one.webhook_id, one.body, at=datetime.now(UTC)),
             }
             error, final = None, False
             try:

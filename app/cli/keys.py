@@ -15,6 +15,22 @@ from app.client import DEFAULT_URL, ClientError, JsonObject
 commands = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
 
 UNITS_S = {"h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600, "y": 365 * 24 * 3600}
+# A key's own limits, in place of the settings' (docs/security.md).
+RateOption = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Requests a minute; 0: any number. (default: as the settings say)"),
+]
+ImagesOption = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Images a day that its account may ask for.")
+]
+QueueOption = Annotated[int | None, typer.Option(min=0, metavar="N", help="Jobs of its account that may wait.")]
+TrainingsOption = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Trainings of its account that may wait or run at once.")
+]
+BytesOption = Annotated[
+    int | None, typer.Option(min=0, metavar="BYTES", help="Bytes of pictures and data sets that its account may keep.")
+]
+
 SCOPES = ("read", "generate", "train", "admin")
 
 
@@ -33,6 +49,11 @@ def create(
     expires: Annotated[
         str | None, typer.Option(metavar="TIME", help="When it stops to be good: 12h, 90d, 6w, 1y. (default: never)")
     ] = None,
+    rate: RateOption = None,
+    images_per_day: ImagesOption = None,
+    queued_jobs: QueueOption = None,
+    trainings: TrainingsOption = None,
+    stored_bytes: BytesOption = None,
     local: Annotated[
         bool,
         typer.Option(
@@ -44,14 +65,24 @@ def create(
 ) -> None:
     """Makes an API key and prints it, this once: it is kept nowhere.
 
-    Example: darkroom keys create web-shop --scope generate --account shop --expires 90d
+    Example: darkroom keys create web-shop --scope generate --account shop --expires 90d --rate 600
     """
     lifetime_s = _seconds(expires) if expires is not None else None
+    asked = {
+        "requests_per_minute": rate,
+        "images_per_day": images_per_day,
+        "queued_jobs": queued_jobs,
+        "trainings": trainings,
+        "stored_bytes": stored_bytes,
+    }
+    limits = {limit: most for limit, most in asked.items() if most is not None}
     if local:
-        made = _create_here(name, scope, account, lifetime_s)
+        made = _create_here(name, scope, account, lifetime_s, limits)
     else:
         with connect(url) as client:
-            made = client.create_key(name, scopes=scope, account=account, expires_in_s=lifetime_s)
+            made = client.create_key(
+                name, scopes=scope, account=account, expires_in_s=lifetime_s, limits=limits or None
+            )
     if as_json:
         output.print_json(made)
         return
@@ -109,7 +140,9 @@ def revoke(
     output.notes().print(f"Revoked {key}.", markup=False)
 
 
-def _create_here(name: str, scopes: list[str], account: str, lifetime_s: int | None) -> JsonObject:
+def _create_here(
+    name: str, scopes: list[str], account: str, lifetime_s: int | None, limits: dict[str, int]
+) -> JsonObject:
     from datetime import timedelta
 
     from store import keys
@@ -134,6 +167,7 @@ def _create_here(name: str, scopes: list[str], account: str, lifetime_s: int | N
                 scopes={Scope(scope) for scope in scopes},
                 account=account,
                 lifetime=timedelta(seconds=lifetime_s) if lifetime_s is not None else None,
+                limits=limits,
             )
     finally:
         database.close()
@@ -142,6 +176,7 @@ def _create_here(name: str, scopes: list[str], account: str, lifetime_s: int | N
         "name": row.name,
         "account": row.account,
         "scopes": row.scopes,
+        "limits": row.limits or {},
         "expires_at": row.expires_at.isoformat() if row.expires_at is not None else None,
         "key": token,
     }

@@ -160,9 +160,15 @@ class Service:
         news: News = self.app.state.news
         return news
 
-    def make_key(self, *scopes: str, account: str = DEFAULT_ACCOUNT, lifetime: timedelta | None = None) -> str:
+    def make_key(
+        self,
+        *scopes: str,
+        account: str = DEFAULT_ACCOUNT,
+        lifetime: timedelta | None = None,
+        limits: dict[str, int] | None = None,
+    ) -> str:
         """Makes an API key, and returns it."""
-        return make_key(self.resources.database, *scopes, account=account, lifetime=lifetime)
+        return make_key(self.resources.database, *scopes, account=account, lifetime=lifetime, limits=limits)
 
     @contextmanager
     def client(self, *scopes: str, account: str = DEFAULT_ACCOUNT, key: str | None = None) -> Iterator[httpx.Client]:
@@ -257,12 +263,19 @@ class Service:
 
 
 def make_key(
-    database: Database, *scopes: str, account: str = DEFAULT_ACCOUNT, lifetime: timedelta | None = None
+    database: Database,
+    *scopes: str,
+    account: str = DEFAULT_ACCOUNT,
+    lifetime: timedelta | None = None,
+    limits: dict[str, int] | None = None,
 ) -> str:
     """Makes an API key, and returns it."""
     with database.transaction() as session:
         given = {Scope(scope) for scope in scopes}
-        return keys.create(database, session, name="a test's", scopes=given, account=account, lifetime=lifetime)[1]
+        made = keys.create(
+            database, session, name="a test's", scopes=given, account=account, lifetime=lifetime, limits=limits
+        )
+        return made[1]
 
 
 def client_of(url: str, key: str | None) -> httpx.Client:
@@ -310,6 +323,7 @@ def running(directory: Path, *, bus: EventBus | None = None, **changes: Any) -> 
         "max_upload_bytes": MAX_UPLOAD_BYTES,
         "max_images_per_request": 500,
         "max_wait_s": 10.0,
+        "rate_failures_per_address": 0,  # tests send many wrong keys, all from one address
     }
     settings = Settings(_env_file=None, **{**values, **changes})
     database = Database(settings.resolved_database_url)

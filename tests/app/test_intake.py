@@ -14,6 +14,7 @@ from app.auth import EVERYBODY
 from app.backlog import Backlog
 from app.errors import InvalidParameter, KeyReused, QueueFull
 from app.intake import Asked, look_together
+from app.quotas import Quotas, Wish
 from app.submissions import Idempotency, Submission, submit_together
 from store import jobs, records
 from store.blobs import MemoryBlobs
@@ -47,14 +48,14 @@ def generation(name: str, *, key: str | None = None, images: int = 1) -> Submiss
         )  # fmt: skip
 
     idempotency = Idempotency.of(EVERYBODY, "/v1/generations", key, name.partition("/")[0].encode()) if key else None
-    return Submission(idempotency, create, images)
+    return Submission(idempotency, create, Wish(EVERYBODY, JobKind.SAMPLE, images=images))
 
 
 def refused() -> Submission:
     def create(session: Session, now: datetime) -> records.Job:
         raise InvalidParameter("n: no", parameter="/n")
 
-    return Submission(None, create, 1)
+    return Submission(None, create, Wish(EVERYBODY, JobKind.SAMPLE, images=1))
 
 
 def count(resources: Resources) -> int:
@@ -66,7 +67,7 @@ def test_what_comes_together_is_committed_at_once_and_rung_for_once(resources: R
     committed: list[object] = []
     event.listen(resources.database._engine, "commit", committed.append)
     with resources.bus.watch() as watch:
-        made = submit_together(resources, backlog, [generation(name) for name in "abc"])
+        made = submit_together(resources, backlog, Quotas(resources), [generation(name) for name in "abc"])
 
         assert watch.next(1) == {"job_a": False, "job_b": False, "job_c": False}
     assert [(answer[0].id, answer[1]) for answer in made if not isinstance(answer, Exception)] == [
@@ -79,17 +80,24 @@ def test_what_comes_together_is_committed_at_once_and_rung_for_once(resources: R
 
 
 def test_who_is_refused_is_refused_alone(resources: Resources, backlog: Backlog) -> None:
-    made = submit_together(resources, backlog, [generation("a"), refused(), generation("b", images=LIMIT)])
+    made = submit_together(
+        resources, backlog, Quotas(resources), [generation("a"), refused(), generation("b", images=LIMIT)]
+    )
 
     assert [type(answer) for answer in made] == [tuple, InvalidParameter, QueueFull]
     assert count(resources) == 1
-    made = submit_together(resources, backlog, [generation("c", images=LIMIT - 1)])  # nothing was kept for them
+    made = submit_together(
+        resources, backlog, Quotas(resources), [generation("c", images=LIMIT - 1)]
+    )  # nothing was kept for them
     assert not isinstance(made[0], Exception)
 
 
 def test_one_key_twice_in_a_group_makes_one_job(resources: Resources, backlog: Backlog) -> None:
     first, again, other = submit_together(
-        resources, backlog, [generation("a/1", key="k"), generation("a/2", key="k"), generation("b", key="k")]
+        resources,
+        backlog,
+        Quotas(resources),
+        [generation("a/1", key="k"), generation("a/2", key="k"), generation("b", key="k")],
     )
 
     assert isinstance(first, tuple)
@@ -108,10 +116,10 @@ def test_a_key_that_another_process_was_faster_with_costs_the_others_nothing(
     def look(session: Session, idempotency: Idempotency | None) -> records.Job | None:
         return None if next(looks) < 2 else original(session, idempotency)  # the group's own two come too early
 
-    submit_together(resources, backlog, [generation("a/1", key="k")])
+    submit_together(resources, backlog, Quotas(resources), [generation("a/1", key="k")])
     monkeypatch.setattr(module, "_made_before", look)
 
-    late, fresh = submit_together(resources, backlog, [generation("a/2", key="k"), generation("b")])
+    late, fresh = submit_together(resources, backlog, Quotas(resources), [generation("a/2", key="k"), generation("b")])
 
     assert isinstance(late, tuple)
     assert isinstance(fresh, tuple)
@@ -127,14 +135,14 @@ def test_a_commit_that_fails_gives_the_places_back(
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "submit", fail)
         with pytest.raises(DatabaseUnavailable):
-            submit_together(resources, backlog, [generation("a", images=LIMIT)])
+            submit_together(resources, backlog, Quotas(resources), [generation("a", images=LIMIT)])
 
-    [made] = submit_together(resources, backlog, [generation("a", images=LIMIT)])
+    [made] = submit_together(resources, backlog, Quotas(resources), [generation("a", images=LIMIT)])
     assert not isinstance(made, Exception)
 
 
 def test_those_who_look_together_see_each_their_own(resources: Resources, backlog: Backlog) -> None:
-    submit_together(resources, backlog, [generation("a"), generation("b")])
+    submit_together(resources, backlog, Quotas(resources), [generation("a"), generation("b")])
 
     b, gone, a = look_together(resources, [Asked("job_b"), Asked("job_x"), Asked("job_a", content=True)])
 

@@ -11,6 +11,7 @@ import pytest
 
 from store import webhooks
 from store.records import Job, JobKind, Webhook
+from store.signatures import key_of
 from tests.app.conftest import Service, assert_problem, running, zip_of
 
 SECRET = f"whsec_{base64.b64encode(b'k' * 32).decode()}"
@@ -126,3 +127,23 @@ def test_a_job_without_one_has_none_to_show(signing: Service) -> None:
     job = signing.http.post("/v1/generations", json={"model": signing.add_model()}).json()
     assert_problem(signing.http.get(f"/v1/jobs/{job['id']}/webhook"), 404, "webhook_not_found", "job_id")
     assert_problem(signing.http.get("/v1/jobs/job_none/webhook"), 404, "job_not_found", "job_id")
+
+
+def test_every_account_can_see_the_secret_of_its_own(signing: Service) -> None:
+    secrets = {}
+    for account in ("shop", "press"):
+        with signing.client("generate", account=account) as http:
+            answer = http.get("/v1/webhook-secret")
+            assert (answer.status_code, answer.json()["account"]) == (200, account)
+            assert answer.headers["cache-control"] == "no-store"
+            secrets[account] = answer.json()["secret"]
+            assert len(key_of(secrets[account])) == 32
+    assert len({SECRET, *secrets.values()}) == 3
+    with signing.client("read") as http:
+        assert http.get("/v1/webhook-secret").status_code == 403
+
+
+def test_a_webhook_of_another_account_is_not_there(signing: Service) -> None:
+    job = signing.http.post("/v1/generations", json={"model": signing.add_model(), "webhook": HOOK}).json()
+    with signing.client("read", account="press") as http:
+        assert_problem(http.get(f"/v1/jobs/{job['id']}/webhook"), 404, "job_not_found", "job_id")

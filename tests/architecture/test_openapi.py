@@ -68,6 +68,7 @@ def test_the_document_holds_the_whole_contract() -> None:
         "POST /v1/jobs/{job_id}/cancel",
         "GET /v1/jobs/{job_id}/events",
         "GET /v1/jobs/{job_id}/webhook",
+        "GET /v1/webhook-secret",
         "GET /v1/jobs/{job_id}/images.zip",
         "GET /v1/jobs/{job_id}/grid.png",
         "GET /v1/images",

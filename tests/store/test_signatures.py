@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from store.signatures import key_of, signed
+from store.signatures import key_of, secret_of, signed
 
 
 def test_a_signature_is_that_of_the_standards_other_libraries() -> None:
@@ -39,6 +39,15 @@ def test_what_is_no_secret_is_refused_without_being_shown(secret: str) -> None:
     with pytest.raises(ValueError, match="openssl rand") as refused:
         key_of(secret)
     assert secret.removeprefix("whsec_") not in str(refused.value) or not secret.removeprefix("whsec_")
+
+
+def test_every_account_has_a_secret_of_its_own_that_tells_nothing_of_another() -> None:
+    master = f"whsec_{base64.b64encode(b'k' * 32).decode()}"
+    made = {secret_of(master, account) for account in ("default", "shop", "shop2")}
+    assert len(made) == 3
+    assert master not in made
+    assert all(len(key_of(secret)) == 32 for secret in made)
+    assert secret_of(master, "shop") in made  # the same each time, so nothing need be kept
 
 
 def test_the_check_in_the_documentation_works() -> None:

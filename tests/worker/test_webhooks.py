@@ -23,12 +23,13 @@ import pytest
 from store import jobs, webhooks
 from store.records import JobKind, Webhook, WebhookStatus
 from store.resources import Resources
+from store.signatures import key_of, secret_of
 from tests.worker.receiving import Receiver, receiving
 from worker.posting import Resolve, resolve
 from worker.webhooks import Messenger
 
-KEY = b"0123456789abcdef0123456789abcdef"
-SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
+SECRET = f"whsec_{base64.b64encode(b'0123456789abcdef0123456789abcdef').decode()}"
+KEY = key_of(secret_of(SECRET, "shop"))
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def delivering(resources: Resources, resolve: Resolve = resolve, **settings: Any
 def ended_job(resources: Resources, url: str) -> str:
     with resources.database.transaction() as session:
         now = resources.database.now(session)
-        job = jobs.submit(session, JobKind.EXPORT, {"format": "onnx"}, now=now)
+        job = jobs.submit(session, JobKind.EXPORT, {"format": "onnx"}, now=now, account="shop")
         webhooks.request(session, job, url, now=now)
         jobs.request_cancel(session, job.id, now=now)
     return job.id

@@ -31,6 +31,12 @@ def test_a_key_is_made_listed_and_revoked(run: Run, service: Service) -> None:
     assert "revoked" in run("keys", "list").out
 
 
+def test_a_key_may_be_made_with_limits_of_its_own(run: Run) -> None:
+    made = run("keys", "create", "shop", "--scope", "generate", "--rate", 600, "--images-per-day", 0, "--json").json
+    assert made["limits"] == {"requests_per_minute": 600, "images_per_day": 0}
+    assert run("keys", "create", "shop", "--scope", "generate", "--json").json["limits"] == {}
+
+
 def test_the_key_before_the_command_goes_before_the_variable(run: Run, service: Service) -> None:
     reader = service.make_key("read")
     assert run("--api-key", reader, "jobs", "list").status == 0
