@@ -264,6 +264,7 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     store.DatabaseUnavailable: Answer(
         503, "database_unavailable", "try again in a few seconds; /readyz says what is away", 5
     ),
+    store.NewerSchema: Answer(503, "newer_schema", "start the release that has migrated the database", 60),
     store.RedisUnavailable: Answer(
         503, "redis_unavailable", "try again in a few seconds; /readyz says what is away", 5
     ),

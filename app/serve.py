@@ -14,7 +14,7 @@ from app.heads import BoundedHeads
 from app.main import create_app
 from app.tracing import log_to_stderr
 from store.database import Database
-from store.errors import SettingsError, Unavailable
+from store.errors import NewerSchema, SettingsError, StoreError, Unavailable
 from store.keys import first_admin_key
 from store.settings import Settings, load_settings
 
@@ -56,6 +56,19 @@ def server(app: FastAPI, settings: Settings) -> Server:
     return Server(app, config)
 
 
+def _look_at_schema(settings: Settings) -> None:
+    """Ends the process where a later release has migrated the database; any other trouble with it is answered with 503."""
+    database = Database(settings.resolved_database_url)
+    try:
+        database.check_schema()
+    except NewerSchema as error:
+        sys.exit(f"The API does not start: {error}")
+    except StoreError as error:
+        log.warning("answers 503 until it is mended: %s", error)
+    finally:
+        database.close()
+
+
 def main() -> None:
     """Serves until SIGTERM or Ctrl-C."""
     try:
@@ -65,6 +78,7 @@ def main() -> None:
         sys.exit(str(error))
     log_to_stderr(settings.log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # every readiness check would fill the log
+    _look_at_schema(settings)
     if settings.auth == "off":
         log.warning("DARKROOM_AUTH=off: whoever reaches port %d from this machine may do everything", settings.port)
     else:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from models.errors import OutOfSpace, PrepareError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # no room on the disk, in the quota, or within a limit
 
 
 def new_file_for(final: Path) -> tuple[Path, BinaryIO]:
@@ -47,6 +47,6 @@ def writing(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise OutOfSpace(f"the disk of {directory} is full; free some space and import again") from error
         raise PrepareError(f"cannot write to {directory}: {error.strerror or error}") from error

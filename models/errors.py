@@ -21,6 +21,8 @@
     │   └── RankLost                one of the processes of a training on several devices died or failed
     ├── CheckpointError             a checkpoint or a model cannot be loaded
     │   ├── NoCheckpoint            there is none
+    │   ├── NewerFormat             a later release wrote it
+    │   ├── DiskFull                there is no room to write it
     │   ├── BadCheckpoint           it is torn, damaged or of another training
     │   └── ForeignWeights          a file of another program that no generator of ours can be made from
     ├── SamplingError               pictures that this generator cannot develop
@@ -196,6 +198,14 @@ class CheckpointError(ModelsError):
 
 class NoCheckpoint(CheckpointError):
     """There is no checkpoint in this directory."""
+
+
+class NewerFormat(CheckpointError):
+    """A later release wrote this, in a format that this one does not know."""
+
+
+class DiskFull(CheckpointError):
+    """There is no room to write a checkpoint; the ones before are whole."""
 
 
 class BadCheckpoint(CheckpointError):

@@ -5,6 +5,8 @@ Losses, gauges, scores and speed become scalars over the images seen, previews b
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from models.trainer import Tick
+
+log = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"  # beside a run's checkpoints
 
@@ -45,10 +49,17 @@ class EventLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        with suppress(OSError):  # a full disk
+            self._writer.close()
 
     def on_tick(self, tick: Tick) -> None:
-        """Write down what a tick tells; what was told before going on is not told again."""
+        """Write down what a tick tells; what was told before going on is not told again. A full disk ends no training."""
+        try:
+            self._write(tick)
+        except OSError as error:
+            log.warning("TensorBoard's files lack what happened after %s images: %s", f"{tick.images_seen:,}", error)
+
+    def _write(self, tick: Tick) -> None:
         step = tick.images_seen
         if tick.preview is not None:
             self._writer.add_image(

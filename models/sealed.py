@@ -21,10 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from models.errors import BadCheckpoint, CheckpointError
+from models.disk import FULL
+from models.errors import BadCheckpoint, CheckpointError, DiskFull, NewerFormat
 
 Record = TypeVar("Record", bound=BaseModel)
 
+KNOWN_FORMAT = 1  # of every record that says which it has
 _UNFINISHED = ".unfinished-"  # prefix of directories that are still being written
 
 
@@ -65,14 +67,30 @@ def read_json(path: Path, record: type[Record], seal: Seal | None = None) -> Rec
     """Read and check what write_json wrote.
 
     Raises:
+        NewerFormat: a later release wrote it.
         BadCheckpoint: the file is absent, torn, or says something that this version does not understand.
     """
+    content = read(path, seal)
     try:
-        return record.model_validate_json(read(path, seal))
+        return record.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
+        if (found := _format_of(content)) > KNOWN_FORMAT:
+            raise NewerFormat(
+                f"{path} is of format {found}, and this release knows {KNOWN_FORMAT}; "
+                "use the release that wrote it, or a later one"
+            ) from error
         raise BadCheckpoint(f"{path} cannot be used: {place}: {first['msg']}") from error
+
+
+def _format_of(content: bytes) -> int:
+    """The format that a record says it has; 0 where it says none."""
+    try:
+        said = json.loads(content)["format"]
+    except (ValueError, TypeError, LookupError):
+        return 0
+    return said if isinstance(said, int) else 0
 
 
 @contextmanager
@@ -80,7 +98,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
     """Give a directory to write into, and rename it to `path` once its files are on the disk; on an error leave nothing.
 
     Raises:
-        CheckpointError: the disk is full, or may not be written to.
+        DiskFull: the disk is full.
+        CheckpointError: it may not be written to.
     """
     unfinished = path.parent / f"{_UNFINISHED}{path.name}"
     try:
@@ -93,6 +112,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
         _sync_directory(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno in FULL:
+            raise DiskFull(f"cannot write {path}: {reason}; make room there") from error
         raise CheckpointError(f"cannot write {path}: {reason}; make room or permit writing there") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

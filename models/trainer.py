@@ -14,7 +14,7 @@ import enum
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from models.appraisal import Appraisals, Scorer
 from models.checkpoint import Checkpoint
 from models.config import TrainingConfig
 from models.data import PreparedImages
-from models.errors import BadCheckpoint, TrainingDiverged
+from models.errors import BadCheckpoint, CheckpointError, DiskFull, TrainingDiverged
 from models.preview import write_preview
 from models.ranks import ALONE, Ranks
 from models.remedies import MOST_ROLLBACKS, Rollback, next_remedy
@@ -39,6 +39,9 @@ from models.watch import Watch
 __all__ = ["Outcome", "Tick", "TrainingConfig", "follow", "train"]
 
 Rollbacks: TypeAdapter[tuple[Rollback, ...]] = TypeAdapter(tuple[Rollback, ...])
+
+WAIT_FOR_ROOM_S = 600.0  # for a checkpoint at the end, where the disk is full
+LOOK_FOR_ROOM_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +83,7 @@ class Outcome:
     elapsed_s: float  # of training, over all attempts
     losses: dict[str, float]  # means since the last tick
     checkpoint: Path
-    preview: Path | None  # None when stopped
+    preview: Path | None  # None when stopped, or the disk was full
     gave_up: bool = False  # the budget was not spent: patience was, or a trouble ended it
     troubles: tuple[Finding, ...] = ()  # that it was in, in the end
     rollbacks: tuple[Rollback, ...] = ()  # oldest first, over all attempts
@@ -130,6 +133,8 @@ def train(
         BadCheckpoint: `run_dir` holds another training, or the model in `init_from` is damaged.
         TrainingDiverged: a loss or a weight is no longer finite, and there is no remedy or none was wanted; the last good
             checkpoint is kept.
+        DiskFull: there was no room for the last checkpoint, for ten minutes or until should_stop(). One on the way that finds
+            no room is left out.
         CheckpointError: a checkpoint cannot be written.
     """
     training, found = _opened(data, config, run_dir, init_from, torch.device(device), ranks)
@@ -313,16 +318,17 @@ class _Loop:
                 written = preview = scores = None
                 if save_due and (saved is None or training.images_seen > saved[0]):
                     keep = {path for path in (watch.sound, watch.proven) if path is not None}
-                    written = training.save(self._run_dir, thorough=finished, keep=keep)
-                    saved = training.images_seen, written
-                    checkpoint_at, save_now = time.monotonic(), False
+                    written = self._save(finished=finished, needed=ending or begins, keep=keep)
+                    checkpoint_at = time.monotonic()
+                    if written is not None:
+                        saved, save_now = (training.images_seen, written), False
                     gauges |= training.overfitting()
                 if measure_due:
                     scores = appraisals.take(training.sampled())
-                    if scores is not None and saved is not None:
-                        checkpoint.write_scores(saved[1], scores)
+                    if scores is not None and saved is not None and saved[0] == training.images_seen:
+                        self._write_scores(saved[1], scores)
                 if preview_due:
-                    preview = write_preview(training.sampled(), self._run_dir)
+                    preview = self._preview()
                     preview_at = time.monotonic()
                 troubles = watch.look(training.images_seen, fraction, gauges, scores, written)
                 if begins:
@@ -353,6 +359,39 @@ class _Loop:
             training.ranks.from_first(Word.STEP, training.elapsed_s)
             training.step()
 
+    def _save(self, *, finished: bool, needed: bool, keep: Collection[Path]) -> Path | None:
+        """The directory of a new checkpoint; None where the disk is full and the training can go on without it.
+
+        One that is needed is waited for: what was learnt is worth more than the time.
+        """
+        training, run_dir = self._training, self._run_dir
+        until = time.monotonic() + WAIT_FOR_ROOM_S
+        while True:
+            try:
+                return training.save(run_dir, thorough=finished, keep=keep)
+            except DiskFull as error:
+                if not needed:
+                    log.warning("no checkpoint after %s images: %s", f"{training.images_seen:,}", error)
+                    return None
+                told_to_stop = not finished and self._should_stop is not None and self._should_stop()
+                if told_to_stop or time.monotonic() > until:
+                    raise
+                log.warning("waits for room: %s", error)
+                time.sleep(LOOK_FOR_ROOM_S)
+
+    def _write_scores(self, directory: Path, scores: dict[str, float]) -> None:
+        try:
+            checkpoint.write_scores(directory, scores)
+        except CheckpointError as error:  # they are told all the same
+            log.warning("%s", error)
+
+    def _preview(self) -> Path | None:
+        try:
+            return write_preview(self._training.sampled(), self._run_dir)
+        except OSError as error:  # a picture less is no reason to end a training
+            log.warning("no preview after %s images: %s", f"{self._training.images_seen:,}", error)
+            return None
+
     def _retreat(self, found: Checkpoint, finding: Finding, fraction: float, losses: dict[str, float]) -> Outcome:
         """End at a checkpoint of before a trouble, and drop what came after it."""
         training, elapsed_s = self._training, self._training.elapsed_s
@@ -365,7 +404,7 @@ class _Loop:
         training.ranks.from_first(Word.END, elapsed_s)
         training.roll_back(found, found.record.rollbacks)
         checkpoint.sweep(self._run_dir, beyond=training.images_seen)
-        preview = write_preview(training.sampled(), self._run_dir)
+        preview = self._preview()
         if self._on_tick is not None:
             self._on_tick(
                 Tick(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import io
 import os
@@ -12,20 +11,21 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from store.errors import BlobNotFound, BlobsUnavailable, StorageFull
+from store.flushing import flush, make_directory, sync_directory
+from store.room import check_room
 
 KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 SCRATCH = ".incoming"  # no key starts with a dot, so unfinished files are never listed or served
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in the quota, or within the limit on files
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 RACES = 100  # lost in a row against deletes before a write gives up
-FEW = 2  # so many files are flushed one by one; syncfs(2) may have others' writes to flush as well
 ABANDONED_S = 24 * 3600  # nothing is written to an unfinished file for this long unless its writer is dead
 
 
@@ -114,10 +114,22 @@ class Blobs(Protocol):
 
 
 class LocalBlobs:
-    """Blobs in a directory: written beside, flushed to the disk, then renamed into place."""
+    """Blobs in a directory: written beside, flushed to the disk, then renamed into place.
 
-    def __init__(self, root: Path) -> None:
+    The directory of unfinished files marks it as ours. Where that is missing although blobs were kept here, the disk is not
+    mounted: nothing is written beneath its mount point, and no blob counts as deleted.
+    """
+
+    def __init__(self, root: Path, may_begin: Callable[[], bool] = lambda: True) -> None:
+        """Makes nothing yet.
+
+        Args:
+            root: the directory; made by the first writer.
+            may_begin: whether a directory without anything of ours may be the right one, because nothing was kept so far.
+        """
         self.root = root
+        self._may_begin = may_begin
+        self._was_ours = False  # seen by this process
 
     def put(self, key: str, data: bytes) -> None:
         with self.writer(key) as file:
@@ -128,17 +140,17 @@ class LocalBlobs:
         incoming = {key: self._incoming() for key in blobs}
         try:
             for key, data in blobs.items():
-                with _converted(key, writing=True):
-                    _make_directory(incoming[key].parent)
+                with converted(key, writing=True):
+                    self._settle()
                     incoming[key].write_bytes(data)
-            with _converted("new blobs", writing=True):
-                _flush(list(incoming.values()))
+            with converted("new blobs", writing=True):
+                flush(list(incoming.values()))
             for key, target in targets.items():
-                with _converted(key, writing=True):
+                with converted(key, writing=True):
                     self._rename(incoming[key], target)
             for folder in {target.parent for target in targets.values()}:
-                with _converted("new blobs", writing=True):
-                    _sync_directory(folder)
+                with converted("new blobs", writing=True):
+                    sync_directory(folder)
         finally:
             for place in incoming.values():
                 with contextlib.suppress(OSError):
@@ -153,8 +165,8 @@ class LocalBlobs:
         target = self._path(key)
         incoming = self._incoming()
         try:
-            with _converted(key, writing=True):
-                _make_directory(incoming.parent)
+            with converted(key, writing=True):
+                self._settle()
                 file = incoming.open("xb")
             try:
                 try:
@@ -163,53 +175,56 @@ class LocalBlobs:
                     if error.errno in FULL:
                         raise _full(key) from error
                     raise
-                with _converted(key, writing=True):
+                with converted(key, writing=True):
                     file.flush()
                     os.fsync(file.fileno())
             finally:
                 with contextlib.suppress(OSError):  # all was flushed, or the failure is on its way up already
                     file.close()
-            with _converted(key, writing=True):
+            with converted(key, writing=True):
                 self._move_in(incoming, target)
         finally:
             with contextlib.suppress(OSError):  # what went wrong before says more than a failure to tidy up
                 incoming.unlink()
 
     def get(self, key: str) -> bytes:
-        with self.reader(key) as file, _converted(key):
+        with self.reader(key) as file, self._reading(key):
             return file.read()
 
     @contextmanager
     def reader(self, key: str) -> Iterator[BinaryIO]:
-        with _converted(key):
+        with self._reading(key):
             file = self._path(key).open("rb")
         with file:
             yield file
 
     def size(self, key: str) -> int:
-        with _converted(key):
+        with self._reading(key):
             status = self._path(key).stat()
         if not stat.S_ISREG(status.st_mode):
             raise BlobNotFound(f"no blob is at {key}")
         return status.st_size
 
     def exists(self, key: str) -> bool:
-        with _converted(key):
-            return self._path(key).is_file()
+        with self._reading(key):
+            return self._path(key).is_file() or self._is_elsewhere()
 
     def keys(self, prefix: str) -> list[str]:
         place = self._path(prefix)
         found: list[Path] = []
-        with _converted(prefix):
+        with converted(prefix):
             if place.is_file():
                 found.append(place)
             for folder, _, names in os.walk(place, onerror=_unless_absent):
                 found.extend(Path(folder, name) for name in names)
+            if not found:
+                self._is_elsewhere()
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         place = self._path(prefix) if prefix else self.root
-        with _converted(prefix or "the blob directory"):
+        self._is_elsewhere()
+        with converted(prefix or "the blob directory"):
             if place.is_file():
                 yield from self._entry(place)
             for folder, folders, names in os.walk(place, onerror=_unless_absent):
@@ -219,9 +234,9 @@ class LocalBlobs:
 
     def delete(self, prefix: str) -> None:
         place, doomed = self._path(prefix), self._incoming()
-        with _converted(prefix):
+        with converted(prefix):
             try:
-                doomed.parent.mkdir(parents=True, exist_ok=True)
+                self._settle()
                 place.rename(doomed)  # at once, and whoever deletes it too finds nothing
             except ABSENT:
                 return
@@ -230,21 +245,23 @@ class LocalBlobs:
 
     def fetch(self, prefix: str, cache: Path) -> Path:
         place = self._path(prefix)
-        with _converted(prefix):
+        with self._reading(prefix):
             place.stat()
         return place
 
     def ping(self) -> None:
-        with _converted("the blob directory", writing=True):
-            self.root.mkdir(parents=True, exist_ok=True)
+        with converted("the blob directory", writing=True):
+            self._settle()
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise BlobsUnavailable(
                 f"{self.root} can't be written to; check its owner and whether it is mounted read-only"
             )
+        with converted("the blob directory"):
+            check_room(self.root, "blobs")
 
     def sweep(self, abandoned_s: float = ABANDONED_S, *, dry: bool = False) -> list[Entry]:
         swept = []
-        with _converted("unfinished files"):
+        with converted("unfinished files"):
             incoming = self.root / SCRATCH
             for place in list(incoming.iterdir()) if incoming.is_dir() else []:
                 try:
@@ -273,6 +290,33 @@ class LocalBlobs:
                 folder.rmdir()
                 folder = folder.parent
 
+    def _settle(self) -> None:
+        """Makes the directory where nothing was kept so far, and raises BlobsUnavailable where it is not ours."""
+        if not self._is_elsewhere():
+            scratch = self.root / SCRATCH
+            if not self._was_ours:
+                make_directory(scratch)
+            self._was_ours = True
+
+    def _is_elsewhere(self) -> bool:
+        """False; raises BlobsUnavailable where the blobs that were kept here are not to be seen."""
+        if (self.root / SCRATCH).is_dir():
+            self._was_ours = True
+        elif self._was_ours or not self._may_begin():
+            raise BlobsUnavailable(
+                f"{self.root} holds nothing of what was kept there; check whether its disk is mounted"
+            )
+        return False
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            with converted(key):
+                yield
+        except BlobNotFound:
+            self._is_elsewhere()  # a mount point without its disk holds no blob either
+            raise
+
     def _path(self, key: str) -> Path:
         return self.root / _checked(key)
 
@@ -281,12 +325,12 @@ class LocalBlobs:
 
     def _move_in(self, incoming: Path, target: Path) -> None:
         self._rename(incoming, target)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
 
     def _rename(self, incoming: Path, target: Path) -> None:
         for tries_left in reversed(range(RACES)):
             try:
-                _make_directory(target.parent)
+                make_directory(target.parent)
                 incoming.replace(target)
             except (FileNotFoundError, FileExistsError):
                 # The folder was deleted just now, by whoever deleted what was in it; else it is a real failure.
@@ -379,39 +423,6 @@ def _checked(key: str) -> str:
     return key
 
 
-def _make_directory(directory: Path) -> None:
-    # Each new directory is an entry of its parent, which must be on the disk too.
-    missing = [place for place in (directory, *directory.parents) if not place.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
-    for place in reversed(missing):
-        _sync_directory(place.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    # The rename itself lasts through a power cut only once its directory is on the disk.
-    try:
-        descriptor = os.open(directory, os.O_RDONLY)
-    except FileNotFoundError:
-        return  # deleted already
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _flush(files: Sequence[Path]) -> None:
-    """Brings written files to the disk: by one flush of their filesystem, where the system has such a call."""
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None) if len(files) > FEW else None
-    if syncfs is None:
-        for path in files:
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        return
-    with files[0].open("rb") as file:
-        if syncfs(file.fileno()) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
 def _remove(place: Path) -> None:
     # Whoever had looked up a path inside before it was renamed may still add to it, or take a folder away from it.
     while os.path.lexists(place):
@@ -441,7 +452,18 @@ def _full(what: str) -> StorageFull:
 
 
 @contextmanager
-def _converted(what: str, *, writing: bool = False) -> Iterator[None]:
+def converted(what: str, *, writing: bool = False) -> Iterator[None]:
+    """Calls the system's errors about a blob by our names.
+
+    Args:
+        what: the blob, for the message.
+        writing: whether a missing file is a failure of the storage rather than a missing blob.
+
+    Raises:
+        BlobNotFound: there is none.
+        StorageFull: no room.
+        BlobsUnavailable: any other error.
+    """
     try:
         yield
     except OSError as error:

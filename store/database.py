@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,35 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.engine import ExceptionContext, make_url
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from store.errors import DatabaseUnavailable, StorageFull
+from store.errors import DatabaseUnavailable, NewerSchema, StorageFull
+from store.room import check_room
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK_S = 15  # how long a writer waits for another's transaction before it gives up
 POOL_SIZE = 16  # connections kept open
 POSTGRES_OVERFLOW = 16  # and opened on top when busy: PostgreSQL allows 100 in all, to all processes
 POSTGRES_POOL_S = 10  # how long to wait for one of these
+POSTGRES_SILENT_S = 15  # how long the network may swallow what we send to it
+# Of PostgreSQL's error codes
+UNKNOWN_NAMES = {"42P01", "42703"}  # no such table, no such column
+READ_ONLY = {"25006"}  # a standby, or a primary that was made one
+DISK_FULL = "53100"
+NOT_OUR_FAULT = {
+    "08",
+    "25",
+    "53",
+    "55",
+    "57",
+    "58",
+    "F0",
+    "XX",
+}  # classes: the connection, the state, the server, its files
 MIGRATION_LOCK = 0x6461726B  # any number, the same for everyone who migrates
 
 
@@ -99,14 +115,28 @@ class Database:
             session.execute(select(func.pg_advisory_xact_lock(lock)))
 
     def ping(self) -> None:
-        """Returns when the database answers and is migrated.
+        """Returns when the database answers and is migrated; by this release or, while one is upgraded, by the next.
 
         Raises:
-            DatabaseUnavailable: it does not answer, or its schema is not this release's.
+            DatabaseUnavailable: it does not answer, or was not migrated to this release.
+            StorageFull: it is a file, and its disk is full.
+        """
+        with suppress(NewerSchema):  # what runs already goes on (docs/decisions/0025-two-releases-side-by-side.md)
+            self.check_schema()
+        if self.is_sqlite and self.url.database:
+            check_room(Path(self.url.database), "the database")
+
+    def check_schema(self) -> None:
+        """Returns when the database is just as this release needs it; for processes that are about to start.
+
+        Raises:
+            NewerSchema: a later release has migrated it.
+            DatabaseUnavailable: it does not answer, or was not migrated to this release.
         """
         with self.snapshot() as session:
             session.execute(text("SELECT 1"))
             current = MigrationContext.configure(session.connection()).get_current_revision()
+        _refuse_newer(current)
         if current != head():
             raise DatabaseUnavailable(
                 f"the database's schema is at {current or 'nothing'}, this release needs {head()}; run `darkroom migrate`"
@@ -119,6 +149,7 @@ class Database:
             revision: what to bring it to, from where it is or from nothing.
 
         Raises:
+            NewerSchema: a later release has migrated it; nothing was changed.
             DatabaseUnavailable: the database does not answer.
         """
         if self.is_sqlite and self.url.database:
@@ -126,12 +157,12 @@ class Database:
         with _converted(), self._engine.connect().execution_options(darkroom_writes=True) as connection:
             if self.is_sqlite:
                 with _foreign_keys_off(connection):
-                    command.upgrade(alembic_config(connection), revision)
+                    _upgrade(connection, revision)
                     connection.commit()
             else:
                 connection.execute(text("SET LOCAL lock_timeout = 0"))  # another's migration may take its time
                 connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-                command.upgrade(alembic_config(connection), revision)
+                _upgrade(connection, revision)
                 connection.commit()
 
     def peers(self) -> int:
@@ -168,6 +199,19 @@ def head() -> str:
 def is_known(revision: str) -> bool:
     """Return whether a revision of the schema is this release's or an earlier one's."""
     return revision in {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+
+
+def _upgrade(connection: Connection, revision: str) -> None:
+    _refuse_newer(MigrationContext.configure(connection).get_current_revision())
+    command.upgrade(alembic_config(connection), revision)
+
+
+def _refuse_newer(current: str | None) -> None:
+    if current is not None and not is_known(current):
+        raise NewerSchema(
+            f"the database is at {current}, of a later release than this one, which knows it up to {head()}; "
+            "start the later release, or restore a backup from before it"
+        )
 
 
 def _sqlite_engine(url: URL) -> Engine:
@@ -221,7 +265,7 @@ def _foreign_keys_off(connection: Connection) -> Iterator[None]:
 
 def _postgres_engine(url: URL) -> Engine:
     given = url.query.get("options", "")
-    return create_engine(
+    engine = create_engine(
         url,
         pool_pre_ping=True,
         pool_size=POOL_SIZE,
@@ -233,8 +277,21 @@ def _postgres_engine(url: URL) -> Engine:
             "client_encoding": "utf8",  # a server set up without an encoding would hand out bytes
             # Moments come back in the session's zone, and in one east of Greenwich the last hours of the year 9999 have none.
             "options": f"{given} -c lock_timeout={LOCK_S}s -c timezone=UTC".lstrip(),
+            # A host that vanished says nothing; the kernel would wait for a quarter of an hour, or for two.
+            "tcp_user_timeout": POSTGRES_SILENT_S * 1000,
+            "keepalives_idle": POSTGRES_SILENT_S,
+            "keepalives_interval": 5,
+            "keepalives_count": 2,
         },
     )
+
+    @event.listens_for(engine, "handle_error")
+    def part_from_a_standby(context: ExceptionContext) -> None:
+        # After a failover the old connections would stay read-only for ever: new ones find the primary.
+        if getattr(context.original_exception, "sqlstate", None) in READ_ONLY:
+            context.is_disconnect = True
+
+    return engine
 
 
 @contextmanager
@@ -254,15 +311,21 @@ def _converted() -> Iterator[None]:
 
 def _translated(error: DBAPIError) -> DatabaseUnavailable | StorageFull | None:
     """What a failure of the database means; None where it says that our statement was wrong."""
-    cause = str(error.orig)
-    if "no such table" in cause or (isinstance(error, ProgrammingError) and "does not exist" in cause):
+    cause, state = str(error.orig), getattr(error.orig, "sqlstate", None) or ""
+    if "no such table" in cause or "no such column" in cause or state in UNKNOWN_NAMES:
         return DatabaseUnavailable(f"the database's schema is not this release's ({cause}); run `darkroom migrate`")
-    if not (isinstance(error, (OperationalError, InterfaceError)) or type(error) is DatabaseError):
+    if state in READ_ONLY or "readonly database" in cause:
+        return DatabaseUnavailable(
+            f"the database can't be written to: {cause}; check its owner and its disk's mount, or who is the primary now"
+        )
+    if not (
+        isinstance(error, (OperationalError, InterfaceError))
+        or type(error) is DatabaseError
+        or state[:2] in NOT_OUR_FAULT
+    ):
         return None
-    if "disk is full" in cause or "No space left" in cause:
+    if "disk is full" in cause or "No space left" in cause or state == DISK_FULL:
         return StorageFull(f"the database's disk is full: {cause}; free some space, nothing acknowledged was lost")
-    if "readonly database" in cause:
-        return DatabaseUnavailable(f"the database can't be written to: {cause}; check its owner and its disk's mount")
     if "database is locked" in cause or "lock timeout" in cause:
         return DatabaseUnavailable(f"the database was busy for {LOCK_S} s: {cause}; try again")
     return DatabaseUnavailable(f"the database does not answer: {cause}")

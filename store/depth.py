@@ -15,7 +15,9 @@ def jobs_waiting(session: Session) -> dict[tuple[Lane, JobStatus], int]:
     """Return the number of unfinished jobs in each lane, by state; every lane and both states are there."""
     found = dict.fromkeys(((lane, status) for lane in Lane for status in UNFINISHED), 0)
     counted = session.execute(
-        select(Job.kind, Job.status, func.count()).where(Job.status.in_(UNFINISHED)).group_by(Job.kind, Job.status)
+        select(Job.kind, Job.status, func.count())
+        .where(Job.kind.in_(LANE_OF), Job.status.in_(UNFINISHED))
+        .group_by(Job.kind, Job.status)
     )
     for kind, status, count in counted:
         found[LANE_OF[kind], status] += count

@@ -4,6 +4,7 @@ StoreError
 ├── SettingsError        a setting is missing or wrong; names the variable and the remedy
 ├── Unavailable          an attached resource does not answer (retryable)
 │   ├── DatabaseUnavailable
+│   │   └── NewerSchema      a later release has migrated the database
 │   ├── RedisUnavailable
 │   └── BlobsUnavailable
 ├── StorageFull          no space is left where blobs live
@@ -33,6 +34,10 @@ class Unavailable(StoreError):
 
 class DatabaseUnavailable(Unavailable):
     """The database does not answer."""
+
+
+class NewerSchema(DatabaseUnavailable):
+    """A later release has migrated the database, so this one should not start on it."""
 
 
 class RedisUnavailable(Unavailable):

@@ -19,7 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from store.errors import RedisUnavailable
+from store.outage import Outage
 
 STREAM = "darkroom:events:"  # and the job's id
 MOST_TOLD = 500  # notices in one command
@@ -45,8 +45,9 @@ for _, job in ipairs(order) do
 end
 """
 
-ANSWER_S = 4  # how long Redis may take to answer
-WATCH_S = 2  # longest uninterrupted look at it, below ANSWER_S
+CONNECT_S = 1.0  # how long a connection to Redis may take
+ANSWER_S = 1.5  # and an answer: whoever waits for it may be a request
+WATCH_S = 1.0  # longest uninterrupted look at it, below ANSWER_S
 HISTORY_LENGTH = 1000  # events kept for each job, at least; Redis trims in blocks
 HISTORY_S = 24 * 3600  # and for how long after the last
 NEWS_LENGTH = 10_000  # how far a slow watcher of all jobs may fall behind
@@ -114,9 +115,9 @@ def connect(url: str) -> redis.Redis:
     return redis.Redis.from_url(
         url,
         socket_timeout=ANSWER_S,
-        socket_connect_timeout=2,
+        socket_connect_timeout=CONNECT_S,
         health_check_interval=15,
-        # Once more for a connection that went stale; not for a Redis that is silent: retries nest, so that would take 20 s.
+        # Once more for a connection that went stale; not for a Redis that is silent: retries nest, so that would take long.
         retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         decode_responses=True,
         protocol=2,  # the shapes of replies that this file reads
@@ -126,8 +127,15 @@ def connect(url: str) -> redis.Redis:
 class RedisBus:
     """Events in Redis Streams: one for each job, and one that says which jobs have news."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, outage: Outage | None = None) -> None:
+        """Connects when it is first used.
+
+        Args:
+            url: `redis://[:password@]host:port/db`.
+            outage: shared with other clients of the same Redis; None: its own.
+        """
         self._redis = connect(url)
+        self._outage = outage or Outage()
         self._publish = self._redis.register_script(PUBLISH)
 
     def publish(self, *notices: Notice) -> None:
@@ -136,25 +144,25 @@ class RedisBus:
             for notice in notices
             for field in (notice.job_id, notice.type, json.dumps(notice.data, separators=(",", ":")))
         ]
-        with _converted():
+        with self._outage.guarding():
             for start in range(0, len(told), 3 * MOST_TOLD):
                 part = told[start : start + 3 * MOST_TOLD]
                 self._publish(keys=[NEWS], args=[STREAM, HISTORY_LENGTH, HISTORY_S, NEWS_LENGTH, ENDED, *part])
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:
-        with _converted():
+        with self._outage.guarding():
             start = f"({_checked(after)}" if after is not None else "-"
             rows: Any = self._redis.xrange(_stream(job_id), min=start)
         return [Event(event_id, fields["type"], json.loads(fields["data"])) for event_id, fields in rows]
 
     @contextmanager
     def watch(self) -> Iterator[Watch]:
-        with _converted():
+        with self._outage.guarding():
             newest: Any = self._redis.xrevrange(NEWS, count=1)
-        yield _RedisWatch(self._redis, newest[0][0] if newest else "0-0")
+        yield _RedisWatch(self._redis, self._outage, newest[0][0] if newest else "0-0")
 
     def ping(self) -> None:
-        with _converted():
+        with self._outage.guarding():
             self._redis.ping()
 
     def close(self) -> None:
@@ -162,8 +170,8 @@ class RedisBus:
 
 
 class _RedisWatch:
-    def __init__(self, client: redis.Redis, last: str) -> None:
-        self._redis = client
+    def __init__(self, client: redis.Redis, outage: Outage, last: str) -> None:
+        self._redis, self._outage = client, outage
         self._last = last
 
     def next(self, timeout_s: float) -> dict[str, bool]:
@@ -176,7 +184,7 @@ class _RedisWatch:
 
     def _look(self, block_s: float) -> dict[str, bool]:
         block_ms = max(1, int(block_s * 1000))  # 0 would wait for ever
-        with _converted():
+        with self._outage.guarding():
             streams: Any = self._redis.xread({NEWS: self._last}, count=1000, block=block_ms)
         news: dict[str, bool] = {}
         for _, rows in streams or []:
@@ -247,13 +255,3 @@ def _checked(event_id: str) -> str:
 
 def _stream(job_id: str) -> str:
     return STREAM + job_id
-
-
-@contextmanager
-def _converted() -> Iterator[None]:
-    try:
-        yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise RedisUnavailable(f"Redis does not answer: {error}") from error
-    except redis.RedisError as error:
-        raise RedisUnavailable(f"Redis refused a command: {error}") from error

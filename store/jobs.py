@@ -30,6 +30,7 @@ from store.records import (
 
 QUEUED, RUNNING = JobStatus.QUEUED, JobStatus.RUNNING
 SUCCEEDED, FAILED, CANCELED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED
+KNOWN = tuple(JobKind)  # a later release may have put others into the table; they are none of ours
 ENDED = frozenset({SUCCEEDED, FAILED, CANCELED})
 
 # Every step there is. docs/jobs.md draws the same; a test compares the two.
@@ -45,6 +46,10 @@ TRANSITIONS: Mapping[str, tuple[JobStatus, JobStatus]] = {
 # The line goes by the time at which a turn is due, and nothing else. A batch job lets pass whatever comes within this time
 # after it, and after each of its slices; then it is as old as the rest, so neither sort can starve the other.
 BATCH_YIELDS_S = 15.0
+
+# What requests may say, by number. Whoever gives a request a new meaning adds one here and says so to `submit`: workers of
+# releases before leave that job to others (docs/decisions/0025-two-releases-side-by-side.md).
+UNDERSTOOD = 1
 
 DEADLINE = "deadline"  # error code of a job that was canceled because nobody wants it any more
 
@@ -93,6 +98,7 @@ def submit(
     idempotency: tuple[str, str] | None = None,
     job_id: str | None = None,
     account: str = DEFAULT_ACCOUNT,
+    needs: int = 1,
 ) -> Job:
     """Return a new queued job, complete once the transaction is. Ring `LANE_OF[kind]` after the commit.
 
@@ -111,6 +117,7 @@ def submit(
         idempotency: the client's key and the hash of its request; the key must be new.
         job_id: what it is called; None: a new id.
         account: whose it is, and what it makes.
+        needs: what a worker must have understood to do it, as in UNDERSTOOD.
     """
     job = Job(
         id=job_id or new_id("job"),
@@ -129,6 +136,7 @@ def submit(
         idempotency_hash=idempotency[1] if idempotency else None,
         created_at=now,
         turn_at=turn_at(priority, now),
+        needs=needs,
     )
     session.add(job)  # and not flushed: those of one transaction are written by one statement
     return job
@@ -140,7 +148,7 @@ def claim(
     """Return claims on the first `limit` queued jobs of these kinds; none when another was faster."""
     line = (
         select(Job)
-        .where(Job.status == QUEUED, Job.kind.in_(kinds), in_time(now))
+        .where(Job.status == QUEUED, Job.kind.in_(kinds), Job.needs <= UNDERSTOOD, in_time(now))
         .order_by(Job.turn_at, Job.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -241,6 +249,7 @@ def advance(session: Session, claim: Claim, cursor: int) -> Job:
     if cursor > job.cursor:
         job.cursor = cursor
         job.attempts = 1
+        job.put_back_at = None
     return job
 
 
@@ -288,6 +297,30 @@ def release(session: Session, claim: Claim, *, now: datetime | None = None) -> J
     return _put_back(job)
 
 
+def defer(session: Session, claim: Claim, *, now: datetime, patience_s: float, code: str, message: str) -> Job:
+    """Hand the job back for what is no fault of its own, behind all others; it costs no attempt.
+
+    That goes on until it gets further, but not for ever: a job that only one disk is too small for would never end.
+
+    Args:
+        session: a writing transaction.
+        claim: whose job.
+        now: the database's time.
+        patience_s: how long after the first time in a row it fails instead, in seconds.
+        code: of the error that it fails with then.
+        message: likewise.
+
+    Raises:
+        LeaseLost: it is no longer this worker's to give.
+    """
+    job = hold(session, claim)
+    since = job.put_back_at or now
+    if not job.cancel_requested and now - since >= timedelta(seconds=patience_s):
+        return _fail(session, job, now, code, message, retryable=True)
+    job.put_back_at, job.turn_at = since, turn_at(job.priority, now)
+    return release(session, claim, now=now)
+
+
 def request_cancel(session: Session, job_id: str, *, now: datetime) -> Job:
     """Cancel a queued job at once; ask a running one to stop. Asking twice is as good as once.
 
@@ -315,7 +348,12 @@ def end_late(session: Session, *, now: datetime) -> list[Job]:
     """
     late = (
         select(Job)
-        .where(Job.status.in_((QUEUED, RUNNING)), Job.deadline_at <= now, Job.cancel_requested.is_(False))
+        .where(
+            Job.kind.in_(KNOWN),
+            Job.status.in_((QUEUED, RUNNING)),
+            Job.deadline_at <= now,
+            Job.cancel_requested.is_(False),
+        )
         .order_by(Job.id)
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
@@ -347,7 +385,7 @@ def recover(session: Session, *, now: datetime, max_attempts: int, owner: str | 
     gone = Job.owner == owner if owner is not None else Job.lease_until < now
     lost = (
         select(Job)
-        .where(Job.status == RUNNING, gone)
+        .where(Job.kind.in_(KNOWN), Job.status == RUNNING, gone)
         .order_by(Job.id)
         # The dead one's last transaction may still hold a lock for a moment: worth the wait, where nobody comes back.
         .with_for_update(skip_locked=owner is None)
@@ -386,7 +424,8 @@ def put_back(session: Session, *, now: datetime) -> list[Job]:
 
 def lanes_waiting(session: Session) -> set[Lane]:
     """The lanes in which jobs are queued: their bells should ring."""
-    return {LANE_OF[kind] for kind in session.scalars(select(Job.kind).where(Job.status == QUEUED).distinct())}
+    queued = select(Job.kind).where(Job.kind.in_(KNOWN), Job.status == QUEUED).distinct()
+    return {LANE_OF[kind] for kind in session.scalars(queued)}
 
 
 def _step(job: Job, step: str) -> None:

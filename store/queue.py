@@ -11,15 +11,16 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import redis
 from celery import Celery
-from kombu.exceptions import OperationalError
 
-from store.errors import RedisUnavailable
-from store.events import connect
+from store.events import CONNECT_S, connect
+from store.outage import Outage
 from store.records import JobKind
 
-BROKER_ANSWER_S = 5  # how long Redis may take to answer Celery
+BROKER_ANSWER_S = 5  # how long Redis may take to answer a worker, whose look at its queue lasts a second
+PUBLISH_ANSWER_S = (
+    0.5  # and to take a bell, right after it said how many lie there: whoever waits for it may be a request
+)
 
 
 class Lane(enum.StrEnum):
@@ -65,23 +66,26 @@ class Queue(Protocol):
 class CeleryQueue:
     """Bells as Celery messages in Redis."""
 
-    def __init__(self, redis_url: str) -> None:
-        self._celery = celery_app(redis_url)
+    def __init__(self, redis_url: str, outage: Outage | None = None) -> None:
+        """Connects when it is first used.
+
+        Args:
+            redis_url: the broker's.
+            outage: shared with other clients of the same Redis; None: its own.
+        """
+        self._celery = celery_app(redis_url, answer_s=PUBLISH_ANSWER_S)
         self._redis = connect(redis_url)
+        self._outage = outage or Outage()
 
     def ring(self, lane: Lane) -> None:
         if self.waiting(lane):
             return
-        try:
+        with self._outage.guarding(", so no worker was woken"):
             self._celery.send_task(lane.queue_name, queue=lane.queue_name, ignore_result=True)
-        except (OperationalError, redis.RedisError) as error:
-            raise RedisUnavailable(f"Redis does not answer, so no worker was woken: {error}") from error
 
     def waiting(self, lane: Lane) -> int:
-        try:
+        with self._outage.guarding():
             length: Any = self._redis.llen(lane.queue_name)
-        except redis.RedisError as error:
-            raise RedisUnavailable(f"Redis does not answer: {error}") from error
         return int(length)
 
     def close(self) -> None:
@@ -109,8 +113,13 @@ class MemoryQueue:
         """Nothing to close."""
 
 
-def celery_app(redis_url: str) -> Celery:
-    """The Celery application that producers and workers share; worker/tasks.py registers the tasks."""
+def celery_app(redis_url: str, *, answer_s: float = BROKER_ANSWER_S) -> Celery:
+    """The Celery application that producers and workers share; worker/tasks.py registers the tasks.
+
+    Args:
+        redis_url: the broker's.
+        answer_s: how long it may take to answer, in seconds.
+    """
     app = Celery("darkroom", broker=redis_url, set_as_current=False)
     app.conf.update(
         # The row recovers lost work, not the broker: a bell is acknowledged when it is heard.
@@ -129,8 +138,8 @@ def celery_app(redis_url: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "socket_timeout": BROKER_ANSWER_S,
-            "socket_connect_timeout": 2,
+            "socket_timeout": answer_s,
+            "socket_connect_timeout": min(answer_s, CONNECT_S),
             "health_check_interval": 15,
         },
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},

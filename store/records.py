@@ -264,6 +264,8 @@ class Job(Record):
     fence: Mapped[int] = mapped_column(default=0)  # grows with each claim; a late worker's number no longer fits
     attempts: Mapped[int] = mapped_column(default=0)  # claims since the last committed progress
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    put_back_at: Mapped[datetime | None]  # first time in a row that it was put back for no fault of its own
+    needs: Mapped[int] = mapped_column(default=1, server_default=text("1"))  # what its worker must understand
 
     # Progress and end
     cursor: Mapped[int] = mapped_column(BigInteger, default=0)  # work committed for good: images stored, or images seen

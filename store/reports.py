@@ -6,20 +6,21 @@ nothing is decided by them but how long a client is asked to wait, and losing th
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
-import redis
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from store.errors import RedisUnavailable
 from store.events import connect
+from store.outage import Outage
+
+log = logging.getLogger(__name__)
 
 FRESH_S = 30.0  # a worker that has not reported for this long is gone
 NAMES = "darkroom:workers"
+UNKNOWN = ", so nothing is known of the workers"
 NAMES_S = 7 * 24 * 3600  # how long the set of names outlives the last report
 
 
@@ -97,11 +98,13 @@ class Reports(Protocol):
 class RedisReports:
     """Reports in Redis: a string with an expiry for each worker, and a set of their names."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, outage: Outage | None = None) -> None:
+        """Connects when it is first used; the arguments are RedisBus's."""
         self._redis = connect(url)
+        self._outage = outage or Outage()
 
     def publish(self, report: WorkerReport, *, fresh_s: float = FRESH_S) -> None:
-        with _converted():
+        with self._outage.guarding(UNKNOWN):
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.set(_key(report.name), report.model_dump_json(), px=max(1, int(fresh_s * 1000)))
             pipeline.sadd(NAMES, report.name)
@@ -109,17 +112,17 @@ class RedisReports:
             pipeline.execute()
 
     def current(self) -> list[WorkerReport]:
-        with _converted():
+        with self._outage.guarding(UNKNOWN):
             found: Any = self._redis.smembers(NAMES)
             names = sorted(found)
             kept: Any = self._redis.mget([_key(name) for name in names]) if names else []
             stale = [name for name, text in zip(names, kept, strict=True) if text is None]
             if stale:
                 self._redis.srem(NAMES, *stale)
-        return [WorkerReport.model_validate_json(text) for text in kept if text is not None]
+        return [report for text in kept if text is not None and (report := _readable(text)) is not None]
 
     def withdraw(self, name: str) -> None:
-        with _converted():
+        with self._outage.guarding(UNKNOWN):
             self._redis.delete(_key(name))
             self._redis.srem(NAMES, name)
 
@@ -151,13 +154,13 @@ class MemoryReports:
         """Nothing to close."""
 
 
+def _readable(text: str) -> WorkerReport | None:
+    try:
+        return WorkerReport.model_validate_json(text)
+    except ValidationError as error:  # of another release: a look less
+        log.debug("a worker's report can't be read: %s", error)
+        return None
+
+
 def _key(name: str) -> str:
     return f"darkroom:worker:{name}"
-
-
-@contextmanager
-def _converted() -> Iterator[None]:
-    try:
-        yield
-    except redis.RedisError as error:
-        raise RedisUnavailable(f"Redis does not answer, so nothing is known of the workers: {error}") from error

@@ -6,14 +6,16 @@ import logging
 from dataclasses import dataclass, field
 
 from limits.storage import MemoryStorage, Storage
+from sqlalchemy import select
 
 from store.blobs import Blobs, LocalBlobs
 from store.database import Database
 from store.errors import RedisUnavailable
 from store.events import EventBus, Notice, RedisBus
+from store.outage import Outage
 from store.queue import CeleryQueue, Lane, Queue
 from store.rates import open_counters
-from store.records import Job
+from store.records import Dataset, DatasetStatus, Image, Job, Model
 from store.reports import MemoryReports, RedisReports, Reports
 from store.settings import Settings
 
@@ -31,17 +33,20 @@ class Resources:
     queue: Queue
     reports: Reports = field(default_factory=MemoryReports)
     counters: Storage = field(default_factory=MemoryStorage)
+    _owed: set[Lane] = field(default_factory=set, repr=False)  # bells that Redis was not there for
 
     @classmethod
     def open(cls, settings: Settings) -> Resources:
         """The real ones, as the settings say; each connects when it is first used."""
+        outage = Outage()
+        database = Database(settings.resolved_database_url)
         return cls(
             settings=settings,
-            database=Database(settings.resolved_database_url),
-            blobs=LocalBlobs(settings.resolved_blobs_dir),
-            bus=RedisBus(settings.redis_url),
-            queue=CeleryQueue(settings.redis_url),
-            reports=RedisReports(settings.redis_url),
+            database=database,
+            blobs=LocalBlobs(settings.resolved_blobs_dir, may_begin=lambda: not keeps_blobs(database)),
+            bus=RedisBus(settings.redis_url, outage),
+            queue=CeleryQueue(settings.redis_url, outage),
+            reports=RedisReports(settings.redis_url, outage),
             counters=open_counters(settings.redis_url),
         )
 
@@ -53,10 +58,13 @@ class Resources:
             log.warning("watchers were not told: %s", error)
 
     def ring(self, *lanes: Lane) -> None:
-        """Rings bells after a commit. Where Redis is away, the reconciler rings when it is back."""
+        """Rings bells after a commit. Where Redis is away, the next call does it, or the reconciler, whichever comes first."""
+        owed = {*lanes, *self._owed.copy()}  # a copy takes one step: other threads may ring meanwhile
+        self._owed.update(lanes)
         try:
-            for lane in lanes:
+            for lane in sorted(owed):
                 self.queue.ring(lane)
+                self._owed.discard(lane)
         except RedisUnavailable as error:
             log.warning("no worker was woken, the reconciler will do it: %s", error)
 
@@ -66,6 +74,21 @@ class Resources:
         self.queue.close()
         self.bus.close()
         self.database.close()
+
+
+def keeps_blobs(database: Database) -> bool:
+    """Whether any row speaks of blobs that must be somewhere.
+
+    Raises:
+        DatabaseUnavailable: the database does not answer.
+    """
+    witnesses = (
+        select(Image.id),
+        select(Model.id).where(Model.checkpoint.is_not(None)),
+        select(Dataset.id).where(Dataset.status == DatasetStatus.READY),
+    )
+    with database.snapshot() as session:
+        return any(session.execute(witness.limit(1)).first() is not None for witness in witnesses)
 
 
 def status_notice(job: Job) -> Notice:

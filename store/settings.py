@@ -129,6 +129,13 @@ class Settings(BaseSettings):
         3, ge=1, description="Times that a job may lose its worker without progress between before it fails."
     )
 
+    keep_trying_s: float = Field(
+        24 * 3600.0,
+        ge=0,
+        description="How long a job is put back into the line again and again, without getting further, because a disk is full "
+        "or the database, Redis or blobs are away, before it fails.",
+    )
+
     # How long things stay
     keep_images_days: float = Field(
         0.0,

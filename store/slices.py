@@ -102,7 +102,12 @@ def claim_slices(
     ahead = ahead or {}
     mine = {claim.job_id: claim for claim in held}
     going_on = _still_held(session, mine, owner, now)
-    queued = (JOB.kind == JobKind.SAMPLE, JOB.status == JobStatus.QUEUED, jobs.in_time(now))
+    queued = (
+        JOB.kind == JobKind.SAMPLE,
+        JOB.status == JobStatus.QUEUED,
+        JOB.needs <= jobs.UNDERSTOOD,
+        jobs.in_time(now),
+    )
     first = min(going_on, key=_turn, default=None)
     before = () if first is None else (tuple_(*LINE) < tuple_(literal(first.turn_at, UtcDateTime), first.id),)
     # Locked at once: if another sampler is just taking the first in the line, ours is the next, maybe for other weights.
@@ -233,6 +238,7 @@ def commit_slices(
                     "cursor": outcome.done,
                     "done": float(outcome.done),
                     "attempts": 1,
+                    "put_back_at": None,
                     "rate": outcome.images_per_s,
                     "eta_s": outcome.eta_s,
                     "turn_at": turns[outcome.job_id],
@@ -250,6 +256,7 @@ def commit_slices(
                     "cursor": outcome.done,
                     "done": float(outcome.done),
                     "attempts": 1,
+                    "put_back_at": None,
                     "turn_at": turns[outcome.job_id],
                     "result": {"images": outcome.done},
                     "error_code": None,

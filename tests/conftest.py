@@ -6,6 +6,7 @@ A service that is not installed skips its tests on a laptop and fails them where
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from sqlalchemy import make_url
 from store.blobs import Blobs, LocalBlobs, MemoryBlobs
 from store.database import Database
 from store.events import EventBus, MemoryBus, RedisBus
+from store.failing_blobs import FailingBlobs
 from store.queue import CeleryQueue, MemoryQueue, Queue
 from store.records import Record
 from tests.services import NotInstalled, absent, running_postgres, running_redis
@@ -111,10 +113,27 @@ def database(database_url: str) -> Iterator[Database]:
     database.close()
 
 
-@pytest.fixture(params=["memory", "local"])
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB."""
+    place = tmp_path / "small disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "darkroom-test", place], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root may mount a small disk")
+    yield place
+    subprocess.run(["umount", "-l", place], check=False, capture_output=True)  # a test may have done it
+
+
+@pytest.fixture(params=["memory", "local", "failing"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
     """An empty blob storage, of each sort."""
-    return MemoryBlobs() if request.param == "memory" else LocalBlobs(tmp_path / "blobs")
+    if request.param == "memory":
+        return MemoryBlobs()
+    local = LocalBlobs(tmp_path / "blobs")
+    return local if request.param == "local" else FailingBlobs(local)
 
 
 @pytest.fixture(params=["memory", "redis"])

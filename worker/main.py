@@ -6,11 +6,13 @@ import argparse
 import gc
 import logging
 import sys
+import time
 from collections.abc import Sequence
 
 from celery import signals
 
-from store.errors import SettingsError
+from store.database import Database
+from store.errors import NewerSchema, SettingsError, StorageFull, Unavailable
 from store.queue import Lane, celery_app
 from store.resources import Resources
 from store.settings import Settings, load_settings
@@ -47,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     resources = Resources.open(settings)
     try:
+        await_schema(resources.database)
         device, *further = arguments.device.split(",")
         statistics = WorkerStatistics(arguments.name, arguments.lane.value, arguments.called or arguments.device)
         with Heartbeat(resources) as heartbeat, Reporter(resources.reports, statistics):
@@ -57,6 +60,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         resources.close()
     return 0
+
+
+def await_schema(database: Database, look_s: float = 3.0) -> None:
+    """Returns once the database is as this release needs it; nothing is claimed before that.
+
+    Args:
+        database: maybe away, or just being migrated.
+        look_s: seconds between two looks.
+
+    Raises:
+        SystemExit: a later release has migrated it.
+    """
+    while True:
+        try:
+            return database.check_schema()
+        except NewerSchema as error:
+            sys.exit(f"This worker does not start: {error}")
+        except (Unavailable, StorageFull) as error:
+            log.warning("waits for the database: %s", error)
+            time.sleep(look_s)
 
 
 def work(station: Station, lane: Lane) -> None:

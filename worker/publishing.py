@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from models.checkpoint import RECORD, STATE, read_scores
 from models.generator import Generator
 from models.trainer import Tick
 from store import curves, jobs, kept
-from store.errors import Unavailable
+from store.errors import StorageFull, Unavailable
 from store.events import Notice
 from store.records import Job, JobKind, Model
 from worker.running import Run
 
 KEPT_CHECKPOINTS = 6  # of a training; all but the newest, the best and the current are a generator alone
 KEPT_PREVIEWS = 12  # of a training
+
+FAULTS = (Unavailable, StorageFull)
+AGAIN_S = 5.0  # until a checkpoint that could not be published is tried again
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,8 @@ class Publisher:
         self._run = run
         self._published: Path | None = None
         self._seconds = "seconds" in run.claim.request["budget"]
+        self._late: Tick | None = None  # whose checkpoint could not be published yet
+        self._again_at = 0.0  # when it is tried again, monotonic seconds
 
     def on_tick(self, tick: Tick) -> None:
         """Publish all that a tick tells."""
@@ -40,10 +46,14 @@ class Publisher:
             with run.resources.database.transaction() as session:
                 jobs.hold(session, claim)
                 curves.cut_back(session, claim.model_id or "", tick.images_seen)
-        if tick.checkpoint is not None:
-            self.publish_checkpoint(tick.checkpoint, tick.images_seen, tick.losses, tick)
+        self._late = tick if tick.checkpoint is not None else self._late
+        if self._late is not None and time.monotonic() >= self._again_at:
+            self._publish_late(self._late)
         if tick.preview is not None:
-            self._publish_preview(tick.preview, tick.images_seen)
+            try:
+                self._publish_preview(tick.preview, tick.images_seen)
+            except FAULTS as error:  # one less is no reason to end a training
+                log.warning("a preview of %s was not kept: %s", claim.model_id, error)
         budget = claim.request["budget"]
         total = float(budget["seconds"] if self._seconds else budget["images"])
         done = min(total, tick.fraction * total)
@@ -78,8 +88,37 @@ class Publisher:
                 )
                 if tick.scores is not None:
                     kept.score_checkpoint(session, claim.model_id or "", tick.images_seen, tick.scores)
-        except Unavailable as error:  # a point less is no reason to end a training
+        except FAULTS as error:  # a point less is no reason to end a training
             log.warning("a point of %s's curves was not kept: %s", claim.model_id, error)
+
+    def _publish_late(self, tick: Tick) -> None:
+        """Publishes a tick's checkpoint, or leaves it for later: the training need not wait for a disk with room."""
+        try:
+            if tick.checkpoint is not None and tick.checkpoint.exists():  # else newer ones have taken its place
+                self.publish_checkpoint(tick.checkpoint, tick.images_seen, tick.losses, tick)
+            self._late = None
+        except FAULTS as error:
+            self._again_at = time.monotonic() + AGAIN_S
+            log.warning("a checkpoint of %s is not published yet: %s", self._run.claim.model_id, error)
+
+    def publish_last(self, directory: Path, images_seen: int, losses: Mapping[str, float]) -> None:
+        """Publishes the checkpoint that a training ends with; what was learnt is worth waiting for a disk with room.
+
+        Raises:
+            Unavailable, StorageFull: it could not be, for as long as jobs are kept trying or until the work had to stop.
+        """
+        run, tick = self._run, self._late
+        until = time.monotonic() + run.resources.settings.keep_trying_s
+        while True:
+            try:
+                return self.publish_checkpoint(
+                    directory, images_seen, losses, tick if tick is not None and tick.checkpoint == directory else None
+                )
+            except FAULTS as error:
+                log.warning("the last checkpoint of %s is not published yet: %s", run.claim.model_id, error)
+                if time.monotonic() > until or run.should_stop():
+                    raise
+                run.station.pauses.take(run.station.draining)
 
     def publish_checkpoint(
         self, directory: Path, images_seen: int, losses: Mapping[str, float], tick: Tick | None = None

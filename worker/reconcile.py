@@ -9,7 +9,7 @@ import threading
 import time
 
 from store import jobs
-from store.errors import StoreError
+from store.errors import DatabaseUnavailable, StoreError
 from store.resources import Resources, status_notice
 from store.retention import BATCH, retire
 
@@ -77,13 +77,25 @@ class Reconciler:
         self._thread.join()
 
     def _go_on(self) -> None:
+        settings, was_away = self._resources.settings, False
         while True:
             try:
+                if was_away:
+                    # Nobody could renew a lease meanwhile: all get the time to, before any counts as run out.
+                    self._resources.database.ping()
+                    if self._ended.wait(min(settings.heartbeat_s, settings.reconcile_s)):
+                        return
                 reconcile(self._resources)
+                was_away = False
                 self._resources.blobs.sweep()
                 if time.monotonic() - self._tidied_at >= TIDY_EVERY_S:
                     self._tidied_at = -math.inf if tidy(self._resources) else time.monotonic()
+            except DatabaseUnavailable as error:
+                was_away = True
+                log.warning("this round of reconciling was missed: %s", error)
             except StoreError as error:
                 log.warning("this round of reconciling was missed: %s", error)
-            if self._ended.wait(self._resources.settings.reconcile_s):
+            except Exception:  # lost work would stay lost without it
+                log.exception("this round of reconciling failed")
+            if self._ended.wait(settings.reconcile_s):
                 return

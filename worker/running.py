@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,20 +15,20 @@ from sqlalchemy.orm import Session
 
 from models.errors import Stopped
 from store import jobs
-from store.errors import LeaseLost, Unavailable
+from store.errors import LeaseLost, StorageFull, Unavailable
 from store.events import Notice
 from store.jobs import Claim
 from store.queue import LANE_OF, Lane
 from store.records import Job
 from store.resources import Resources, status_notice
-from worker.errors import Canceled, HandedBack, failure
+from worker.errors import Beyond, Canceled, HandedBack, failure, fault
 from worker.heartbeat import Heartbeat
+from worker.pauses import Pauses
 from worker.statistics import WorkerStatistics
 
 log = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 1.0
-FINISH_RETRY_S = 2.0
 
 # Written in the same transaction as the job's end; returns the job's result.
 Finish = Callable[[Session], Mapping[str, Any]]
@@ -47,6 +48,9 @@ class Station:
     further: tuple[str, ...] = ()
     draining: threading.Event = field(default_factory=threading.Event)  # set at SIGTERM: finish or hand back, soon
     statistics: WorkerStatistics = field(default_factory=WorkerStatistics)
+    pauses: Pauses = field(
+        default_factory=Pauses
+    )  # taken when the surroundings fail, so that nobody tries without rest
 
 
 class Run:
@@ -80,7 +84,7 @@ class Run:
         try:
             with self.resources.database.transaction() as session:
                 job = jobs.report(session, self.claim, done=done, total=total, rate=rate, eta_s=eta_s)
-        except Unavailable as error:
+        except (Unavailable, StorageFull) as error:
             log.warning("progress of %s was not written: %s", self.claim.job_id, error)
             return
         self.resources.tell(progress_notice(job))
@@ -105,11 +109,18 @@ def run_queued(
     """
     resources = station.resources
     while not station.draining.is_set():
-        with resources.database.transaction() as session:
-            now = resources.database.now(session)
-            claims = jobs.claim(session, lane.kinds, owner=station.owner, now=now, lease_s=resources.settings.lease_s)
-            started = [session.get_one(Job, claim.job_id) for claim in claims]
-            left = lane in jobs.lanes_waiting(session)
+        try:
+            with resources.database.transaction() as session:
+                now = resources.database.now(session)
+                claims = jobs.claim(
+                    session, lane.kinds, owner=station.owner, now=now, lease_s=resources.settings.lease_s
+                )
+                started = [session.get_one(Job, claim.job_id) for claim in claims]
+                left = lane in jobs.lanes_waiting(session)
+        except (Unavailable, StorageFull) as error:
+            log.error("no job can be claimed: %s", error)
+            station.pauses.take(station.draining)
+            continue
         if not claims:
             return
         resources.tell(*(status_notice(job) for job in started))
@@ -117,7 +128,10 @@ def run_queued(
             resources.ring(lane)  # another worker of the lane may be idle
         run = Run(station, claims[0])
         if run_claimed(run, work) and ended is not None:
-            ended(run)
+            try:
+                ended(run)
+            except (Unavailable, StorageFull) as error:  # what is left over is swept later
+                log.warning("%s was not tidied up after: %s", run.claim.job_id, error)
 
 
 def run_claimed(run: Run, work: Callable[[Run], Finish]) -> bool:
@@ -130,15 +144,59 @@ def run_claimed(run: Run, work: Callable[[Run], Finish]) -> bool:
     log.info("%s %s begins (attempt %d)", claim.kind.value, claim.job_id, claim.attempt)
     station.heartbeat.hold(claim)
     try:
-        return _finish(run, work).finished_at is not None
+        ended = _finish(run, work).finished_at is not None
+        station.pauses.reset()
+        return ended
     except LeaseLost as error:
         log.warning("%s", error)
-    except Unavailable as error:
-        # Left as it is: the lease runs out, and the job is tried again, with a pause and a count of attempts.
+    except (Unavailable, StorageFull, Beyond) as error:
         log.error("%s %s stopped: %s", claim.kind.value, claim.job_id, error)  # expected, no traceback
+        return put_back(station, [claim], error)
     finally:
         station.heartbeat.drop(claim)
     return False
+
+
+def put_back(station: Station, claims: Collection[Claim], why: Unavailable | StorageFull | Beyond) -> bool:
+    """Puts claimed jobs back into the line for what is no fault of theirs, and takes a pause.
+
+    With the database away it waits for that; the heartbeat holds the leases meanwhile. When the worker has to end before that,
+    they run out.
+
+    Returns:
+        Whether any has ended instead: canceled, or its patience was at an end.
+    """
+    resources, found = station.resources, failure(why)
+    database, settings = resources.database, resources.settings
+    changed: list[Job] = []
+    while True:
+        try:
+            with database.transaction() as session:
+                now = database.now(session)
+                for claim in sorted(claims, key=lambda claim: claim.job_id):  # one order for everybody: no deadlocks
+                    with suppress(LeaseLost):
+                        changed.append(
+                            jobs.defer(
+                                session,
+                                claim,
+                                now=now,
+                                patience_s=settings.keep_trying_s,
+                                code=found.code,
+                                message=found.message,
+                            )
+                        )
+            break
+        except (Unavailable, StorageFull) as error:
+            changed.clear()
+            log.error("jobs can't be put back yet: %s", error)
+            if station.pauses.take(station.draining):
+                return False
+    for job in changed:
+        note = Notice(job.id, "note", {"text": f"Put back into the line: {found.message}"})
+        resources.tell(*([note] if job.finished_at is None else []), status_notice(job))
+    resources.ring(*{LANE_OF[job.kind] for job in changed if job.finished_at is None})
+    station.pauses.take(station.draining)
+    return any(job.finished_at is not None for job in changed)
 
 
 def _finish(run: Run, work: Callable[[Run], Finish]) -> Job:
@@ -147,9 +205,11 @@ def _finish(run: Run, work: Callable[[Run], Finish]) -> Job:
         finish = work(run)
     except (Canceled, HandedBack, Stopped):
         return _end(run, lambda session, now: _stopped(run, session, now))
-    except (LeaseLost, Unavailable):
+    except LeaseLost:
         raise
     except Exception as error:
+        if (beside := fault(error)) is not None:
+            raise beside from error
         found = failure(error)
         log.exception("%s %s failed", claim.kind.value, claim.job_id)
         return _end(
@@ -169,18 +229,17 @@ def _stopped(run: Run, session: Session, now: datetime) -> Job:
 
 
 def _end(run: Run, end: Callable[[Session, datetime], Job]) -> Job:
-    database = run.resources.database
-    deadline = time.monotonic() + run.resources.settings.lease_s
+    station, database = run.station, run.resources.database
     while True:
         try:
             with database.transaction() as session:
                 job = end(session, database.now(session))
             break
-        except Unavailable:
-            # Long work is not thrown away for a database that restarts: the heartbeat tries to keep the lease meanwhile.
-            if time.monotonic() > deadline:
+        except (Unavailable, StorageFull) as error:
+            # Done work is not thrown away for a database that is away: a lease that ran out is good until somebody takes it.
+            log.error("the end of %s can't be written yet: %s", run.claim.job_id, error)
+            if station.pauses.take(station.draining):
                 raise
-            time.sleep(FINISH_RETRY_S)
     log.info("%s %s: %s", job.kind.value, job.id, job.status.value)
     run.resources.tell(progress_notice(job), status_notice(job))
     if job.finished_at is None:

@@ -17,16 +17,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from models.errors import ModelsError
 from models.sampling import RenderedImage
 from store import jobs
-from store.errors import BlobNotFound, LeaseLost, Unavailable
+from store.errors import BlobNotFound, LeaseLost, StorageFull, Unavailable
 from store.events import Notice
 from store.queue import Lane
 from store.resources import status_notice
 from store.slices import Slice, claim_slices, last_weights, work_waits
-from worker.errors import failure
+from worker.errors import Beyond, failure, fault
 from worker.generator_cache import GeneratorCache
 from worker.pictures import Batch, PictureStore
 from worker.recipes import item_of
-from worker.running import Station
+from worker.running import Station, put_back
 
 log = logging.getLogger(__name__)
 
@@ -67,35 +67,46 @@ class SliceSampler:
             log.info("nothing was loaded beforehand: %s", error)
 
     def serve(self) -> None:
-        """Renders until nothing is queued, or the worker drains; then hands back what is unfinished."""
+        """Renders until nothing is queued, or the worker drains; then hands back what is unfinished.
+
+        What its surroundings fail it for goes back into the line, and after a pause it claims again.
+        """
+        while not self._station.draining.is_set():
+            try:
+                self._serve()
+                break
+            except (Unavailable, StorageFull, Beyond) as error:
+                log.error("sampling stopped: %s", error)  # expected, no traceback
+                self._settle()
+                put_back(self._station, self._station.heartbeat.held(), error)
+                self._forget_all()
+            except Exception:  # a defect: what is held must not be renewed for ever
+                self._settle()
+                self._hand_back()
+                raise
+
+    def _serve(self) -> None:
         finishing: Future[None] | None = None
         just_rung = True
-        try:
-            while not self._station.draining.is_set():
-                if any(map(self._station.heartbeat.is_canceled, self._station.heartbeat.held())):
-                    self._end_canceled()
-                slices = self._claim(look_first=not just_rung)
-                just_rung = False
-                batches = self._render(slices) if slices else []
-                if finishing is None and not slices:
-                    break
-                if finishing is not None:
-                    # At most one batch is behind; and whether its jobs go on is known only when it is stored.
-                    finishing.result()
-                    finishing = None
-                if batches:
-                    finishing = self._behind.submit(self._finish, batches)
+        while not self._station.draining.is_set():
+            if any(map(self._station.heartbeat.is_canceled, self._station.heartbeat.held())):
+                self._end_canceled()
+            slices = self._claim(look_first=not just_rung)
+            just_rung = False
+            batches = self._render(slices) if slices else []
+            if finishing is None and not slices:
+                break
             if finishing is not None:
+                # At most one batch is behind; and whether its jobs go on is known only when it is stored.
                 finishing.result()
-        except Unavailable as error:
-            # Claimed jobs are left as they are; their leases run out and they come back.
-            log.error("sampling stopped: %s", error)  # expected, no traceback
-            self._settle()
-            self._forget_all()
-        finally:
-            self._settle()
-            self._end_canceled()
-            self._hand_back()
+                finishing = None
+            if batches:
+                finishing = self._behind.submit(self._finish, batches)
+        if finishing is not None:
+            finishing.result()
+        self._settle()
+        self._end_canceled()
+        self._hand_back()
 
     def _settle(self) -> None:
         """Waits until nothing is behind any more."""
@@ -145,9 +156,11 @@ class SliceSampler:
         """The slices developed, in one batch where that works, else each alone; those that can't be fail."""
         try:
             return [self._rendered(slices)]
-        except (LeaseLost, Unavailable):
+        except LeaseLost:
             raise
         except Exception as error:
+            if (beside := fault(error)) is not None:
+                raise beside from error
             if len(slices) > 1:
                 log.warning("a batch of %d jobs failed (%s); each is tried alone", len(slices), error)
                 return [batch for part in slices for batch in self._render([part])]
@@ -169,9 +182,11 @@ class SliceSampler:
         for batch in batches:
             try:
                 outcomes = self._store.keep(batch)
-            except (LeaseLost, Unavailable):
+            except LeaseLost:
                 raise
             except Exception as error:
+                if (beside := fault(error)) is not None:
+                    raise beside from error
                 if len(batch.slices) > 1:
                     log.warning("a batch of %d jobs was not stored (%s); each is tried alone", len(batch.slices), error)
                     self._finish(batch.split())
@@ -179,6 +194,7 @@ class SliceSampler:
                 log.exception("%s failed", batch.slices[0].claim.job_id)
                 self._fail(batch.slices[0], error)
                 continue
+            self._station.pauses.reset()
             going_on = {outcome.job_id for outcome in outcomes if not outcome.ended}
             for part in batch.slices:
                 if part.claim.job_id not in going_on:  # complete, or someone else's by now

@@ -75,7 +75,7 @@ def train_model(run: Run) -> Finish:
                 on_tick=on_tick,
                 should_stop=run.should_stop,
             )
-        publisher.publish_checkpoint(outcome.checkpoint, outcome.images_seen, outcome.losses)
+        publisher.publish_last(outcome.checkpoint, outcome.images_seen, outcome.losses)
         if outcome.why_back is not None:
             say(run, outcome.why_back)
     if not outcome.finished:

@@ -30,7 +30,7 @@ from store.database import Database
 from store.events import EventBus, MemoryBus, Notice
 from store.identifiers import new_id
 from store.jobs import Claim
-from store.queue import Lane, MemoryQueue
+from store.queue import Lane, MemoryQueue, Queue
 from store.records import (
     DEFAULT_ACCOUNT,
     ApiKey,
@@ -314,8 +314,10 @@ def serving(resources: Resources) -> Iterator[tuple[str, FastAPI, serve.Server]]
 
 
 @contextmanager
-def running(directory: Path, *, bus: EventBus | None = None, **changes: Any) -> Iterator[Service]:
-    """A service with a fresh data directory, with another bus and other settings where they are given."""
+def running(
+    directory: Path, *, bus: EventBus | None = None, queue: Queue | None = None, **changes: Any
+) -> Iterator[Service]:
+    """A service with a fresh data directory, with another bus, queue and settings where they are given."""
     (directory / "imports").mkdir(exist_ok=True)
     values: dict[str, Any] = {
         "data_dir": directory,
@@ -329,13 +331,14 @@ def running(directory: Path, *, bus: EventBus | None = None, **changes: Any) -> 
     database = Database(settings.resolved_database_url)
     database.migrate()
     key = make_key(database, "admin") if settings.auth == "on" else None
-    queue = AudibleQueue()
-    resources = Resources(settings, database, LocalBlobs(settings.resolved_blobs_dir), bus or MemoryBus(), queue)
+    audible = AudibleQueue()
+    blobs = LocalBlobs(settings.resolved_blobs_dir)
+    resources = Resources(settings, database, blobs, bus or MemoryBus(), queue or audible)
     with (
         serving(resources) as (url, app, _),
         client_of(url, key) as http,
     ):
-        yield Service(url, key, http, app, resources, queue, Worker(resources))
+        yield Service(url, key, http, app, resources, audible, Worker(resources))
     resources.close()
 
 

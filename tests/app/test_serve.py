@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from store import jobs
 from store.blobs import LocalBlobs
@@ -46,6 +47,24 @@ def test_a_wrong_setting_ends_the_start_with_its_name(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "app.serve"], env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert "DARKROOM_HOST=0.0.0.0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", [("app.serve",), ("app.cli", "up")])
+def test_on_a_database_of_a_later_release_nothing_starts_and_the_reason_is_said(
+    tmp_path: Path, module: tuple[str, ...]
+) -> None:
+    database = Database(f"sqlite:///{tmp_path}/darkroom.db")
+    database.migrate()
+    with database.transaction() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    database.close()
+    env = {**os.environ, "DARKROOM_DATA_DIR": str(tmp_path), "DARKROOM_PORT": "0", "COLUMNS": "300"}
+
+    done = subprocess.run([sys.executable, "-m", *module], env=env, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode in {1, 2}
+    assert "the database is at 9999, of a later release than this one" in done.stderr
     assert "Traceback" not in done.stderr
 
 

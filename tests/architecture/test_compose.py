@@ -118,3 +118,15 @@ def test_every_service_that_stays_up_says_how_it_is(service: Service) -> None:
     else:
         stage = DOCKERFILE[DOCKERFILE.index(f"AS {service.build['target']}\n") :].partition("\nFROM ")[0]
         assert "HEALTHCHECK" in stage
+
+
+def test_nothing_starts_before_the_migrations_have_ended_well() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    services = re.split(
+        r"^  (\w+):$", text.partition("\nservices:\n")[2].partition("\nvolumes:")[0], flags=re.MULTILINE
+    )
+    bodies = dict(zip(services[1::2], services[2::2], strict=True))
+    ours = {name for name, body in bodies.items() if "image: darkroom-" in body}
+    assert ours == {"migrate", "api", "worker"}
+    waits = {name for name in ours if "migrate: {condition: service_completed_successfully}" in bodies[name]}
+    assert waits == {"api", "worker"}

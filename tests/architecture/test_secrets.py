@@ -74,11 +74,18 @@ def test_the_processes_log_no_password_when_their_resources_are_away(tmp_path: P
         "DARKROOM_RECONCILE_S": "0.1",
     }
     commands = {
-        "api": (["-m", "app.serve"], "running on"),
-        "worker": (["-m", "worker.main", "--lane", "io", "--name", "io-0@here"], "Cannot connect to redis"),
+        "api": (["-m", "app.serve"], "Uvicorn running on"),
+        "worker": (["-m", "worker.main", "--lane", "io", "--name", "io-0@here"], "waits for the database"),
+        "further": (["-m", "worker.main", "--lane", "io", "--name", "io-1@here"], "Cannot connect to redis"),
     }
+    here = Database(f"sqlite:///{tmp_path}/darkroom.db")  # a worker looks for Redis once it has a database
+    here.migrate()
+    here.close()
+    others = {"further": {"DARKROOM_DATABASE_URL": f"sqlite:///{tmp_path}/darkroom.db"}}
     processes = {
-        name: subprocess.Popen([sys.executable, *command], env=env, stderr=subprocess.PIPE, text=True)
+        name: subprocess.Popen(
+            [sys.executable, *command], env=env | others.get(name, {}), stderr=subprocess.PIPE, text=True
+        )
         for name, (command, _) in commands.items()
     }
     written: dict[str, list[str]] = {name: [] for name in processes}
@@ -102,12 +109,13 @@ def test_the_processes_log_no_password_when_their_resources_are_away(tmp_path: P
             answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=20, trust_env=False)
             assert SECRET not in answer.text
         assert seen["worker"].wait(30)
+        assert seen["further"].wait(30)
     finally:
         for process in processes.values():
             process.send_signal(signal.SIGKILL)
             process.wait(10)
         for reader in readers:
             reader.join(10)
-    log = "".join(written["api"] + written["worker"])
+    log = "".join(written["api"] + written["worker"] + written["further"])
     assert "does not answer" in log
     assert SECRET not in log

@@ -148,7 +148,7 @@ def test_a_generator_with_damaged_weights_is_refused_by_name(damage: Damage, tmp
         ({"resolution": 48}, "resolution"),
         ({"resolution": "large"}, "resolution"),
         ({"channels": 2}, "channels"),
-        ({"format": 99}, "format"),
+        ({"format": 0}, "format"),
         ({"surprise": 1}, "surprise"),
         ({"weights": {"bytes": 1, "sha256": "../../etc/passwd"}}, "sha256"),
     ],

@@ -27,6 +27,7 @@ from store.records import Dataset, DatasetStatus, Job, JobKind, Model, ModelStat
 from store.resources import Resources
 from store.settings import Settings
 from worker.heartbeat import Heartbeat
+from worker.pauses import Pauses
 from worker.running import Station
 
 torch.set_num_threads(1)  # two test processes share two cores
@@ -76,7 +77,7 @@ def resources(tmp_path: Path) -> Iterator[Resources]:
 @pytest.fixture
 def station(resources: Resources) -> Iterator[Station]:
     with Heartbeat(resources) as heartbeat:
-        yield Station("worker-1@here", resources, heartbeat)
+        yield Station("worker-1@here", resources, heartbeat, pauses=Pauses(0.01, 0.05))
 
 
 class Desk:

@@ -5,12 +5,15 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
+from store.errors import DatabaseUnavailable
 from store.queue import Lane, MemoryQueue
 from store.records import Dataset, DatasetStatus, Job, JobKind, JobStatus
 from store.resources import Resources
 from store.settings import Settings
 from tests.worker.conftest import Desk
+from worker.heartbeat import Heartbeat
 from worker.reconcile import Reconciler, reconcile, tidy
 
 
@@ -61,6 +64,49 @@ def test_what_missed_its_deadline_is_canceled_whether_it_waits_or_its_worker_is_
         job = desk.job(job_id)
         assert (job.status, job.error_code) == (JobStatus.CANCELED, "deadline")
         assert desk.events(job_id) == ["done"]
+
+
+def test_after_an_absence_of_the_database_leases_count_as_run_out_only_when_they_could_be_renewed(
+    desk: Desk, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a lease that ran out while the database was away, when it is back, I expect its holder to be faster."""
+    settings = resources.settings.model_copy(update={"heartbeat_s": 0.2, "lease_s": 60.0, "reconcile_s": 0.4})
+    own = Resources(settings, resources.database, resources.blobs, resources.bus, resources.queue)
+    job_id = desk.import_job(b"")
+    claim = desk.claim(JobKind.IMPORT, lease_s=-1.0)
+    rounds: list[str] = []
+    tried = threading.Event()
+
+    def reconciled(_: Resources) -> None:
+        rounds.append("away" if not rounds else "back")
+        if rounds == ["away"]:
+            raise DatabaseUnavailable("it restarts")
+        reconcile(own)
+        tried.set()
+
+    monkeypatch.setattr("worker.reconcile.reconcile", reconciled)
+    reconciler = Reconciler(own)
+    reconciler.start()
+    with Heartbeat(own) as heartbeat:
+        heartbeat.hold(claim)
+        assert tried.wait(10)
+    reconciler.stop()
+    assert desk.job(job_id).owner == claim.owner
+
+
+def test_what_a_later_release_put_into_the_table_is_left_alone(desk: Desk) -> None:
+    job_id = desk.import_job(b"")
+    desk.claim(JobKind.IMPORT, lease_s=-1.0)
+    with desk.resources.database.transaction() as session:
+        session.execute(
+            text(
+                "INSERT INTO jobs (id, kind, status, request, created_at, priority, turn_at, fence, attempts, "
+                "cancel_requested, cursor, done, unit, lease_until, deadline_at) VALUES ('job_later', 'distill', 'running', "
+                "'{}', '2026-01-01', 'batch', '2026-01-01', 1, 1, 0, 0, 0, 'images', '2026-01-01', '2026-01-01')"
+            )
+        )
+    reconcile(desk.resources)
+    assert desk.job(job_id).status is JobStatus.QUEUED
 
 
 def test_forgotten_bells_are_rung_by_the_thread(desk: Desk, resources: Resources) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from models.errors import NoUsableImages, RankLost
 from store import jobs
-from store.errors import BlobsUnavailable, LeaseLost, StorageFull
+from store.errors import LeaseLost
 from store.queue import Lane
 from store.records import JobKind, JobStatus
 from tests.worker.conftest import Desk
@@ -59,7 +59,6 @@ def test_all_queued_jobs_of_the_lane_are_run_in_order_by_one_bell(station: Stati
     [
         (NoUsableImages("nothing"), "no_usable_images", False),
         (RankLost(1, "cuda:1", "died (signal 9)"), "rank_lost", True),
-        (StorageFull("full"), "storage_full", True),
         (MemoryError("too much"), "out_of_memory", True),
         (ZeroDivisionError("oh"), "internal", True),
     ],
@@ -121,17 +120,6 @@ def test_the_late_work_of_a_worker_that_lost_its_lease_is_dropped(station: Stati
     run_queued(station, Lane.IO, work)
     job = desk.job(job_id)
     assert (job.status, job.owner, job.result) == (JobStatus.RUNNING, "worker-2@there", None)
-
-
-def test_an_absent_resource_leaves_the_job_to_its_lease(station: Station, desk: Desk) -> None:
-    def work(run: Run) -> Finish:
-        raise BlobsUnavailable("the disk went away")
-
-    job_id = desk.import_job(b"")
-    run_queued(station, Lane.IO, work)
-    job = desk.job(job_id)
-    assert (job.status, job.attempts) == (JobStatus.RUNNING, 1)
-    assert station.heartbeat.held() == []
 
 
 def test_progress_is_written_at_most_once_a_second(station: Station, desk: Desk) -> None:
