@@ -124,13 +124,16 @@ class Client:
         options = {"resolution": resolution, "duplicates": duplicates}
         fields = {"name": name} | {field: str(value) for field, value in options.items() if value is not None}
         file = cast(BinaryIO, Counted(archive, on_progress)) if on_progress is not None else archive
-        return self._json(
-            "POST",
-            "/v1/datasets",
-            data=fields,
-            files={"file": (f"{_plain(name)}.zip", file, "application/zip")},
-            timeout=httpx.Timeout(300.0, connect=5.0),  # the answer comes once the upload is safe on the disk
-        )
+        return self._upload("/v1/datasets", fields, file)
+
+    def upload_model(self, archive: BinaryIO, *, name: str) -> JsonObject:
+        """Sends the zip of a native export, and returns the job that checks it."""
+        return self._upload("/v1/models", {"name": name}, archive)
+
+    def _upload(self, path: str, fields: Mapping[str, str], file: BinaryIO) -> JsonObject:
+        files = {"file": (f"{_plain(fields['name'])}.zip", file, "application/zip")}
+        # The answer comes once the upload is safe on the disk.
+        return self._json("POST", path, data=fields, files=files, timeout=httpx.Timeout(300.0, connect=5.0))
 
     def delete_dataset(self, dataset_id: str) -> None:
         """Deletes a data set that no job uses."""

@@ -28,6 +28,7 @@ from app.errors import (
     UnsupportedMedia,
 )
 from app.imports import ImportByPath, UploadForm
+from app.model_imports import ModelForm
 from app.refusals import refusals
 from store.errors import StorageFull, Unavailable
 
@@ -83,7 +84,7 @@ def describe(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = generate()
             _, extra = models_json_schema(
-                [(model, "validation") for model in (Problem, ImportByPath, UploadForm)],
+                [(model, "validation") for model in (Problem, ImportByPath, UploadForm, ModelForm)],
                 ref_template="#/components/schemas/{model}",
             )
             schemas = document["components"]["schemas"]

@@ -336,7 +336,7 @@ def cancel(resources: Resources, caller: Caller, job_id: str) -> Job:
         job = jobs.request_cancel(session, job_id, now=now)
         answer = show(session, job)
     resources.tell(status_notice(job))
-    upload = (job.request.get("source") or {}).get("blob") if job.kind is JobKind.IMPORT else None
+    upload = (job.request.get("source") or {}).get("blob")
     if upload is not None and job.status is JobStatus.CANCELED:
         resources.blobs.delete(upload)  # no worker will ever want it
     return answer

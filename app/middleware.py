@@ -18,7 +18,8 @@ from store.settings import PREFIX
 
 log = logging.getLogger(__name__)
 
-UPLOAD_PATH = "/v1/datasets"  # the one route that takes large bodies; it counts them itself
+UPLOAD_PATH = "/v1/datasets"
+UPLOAD_PATHS = frozenset({UPLOAD_PATH, "/v1/models"})  # the routes that take large bodies; they count them themselves
 MAX_BODY_BYTES = 2**20
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -100,7 +101,7 @@ def _authority(value: str) -> str:
 
 
 def _is_small(scope: Scope) -> bool:
-    return not (scope["method"] == "POST" and scope["path"] == UPLOAD_PATH)
+    return not (scope["method"] == "POST" and scope["path"] in UPLOAD_PATHS)
 
 
 def _too_large(length: int) -> AppError:

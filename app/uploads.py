@@ -6,7 +6,7 @@ Knows nothing of data sets: it takes one part called `file`, an archive, and sma
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -19,7 +19,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
-from app.errors import InvalidParameter, MalformedRequest, NotAnArchive, TooLarge
+from app.errors import InvalidParameter, MalformedRequest, NotAnArchive, TooLarge, UnsupportedMedia
 from store.blobs import Blobs
 from store.settings import PREFIX
 
@@ -45,7 +45,29 @@ class Upload:
     sha256: str = ""  # of the file
 
 
-async def receive(request: Request, blobs: Blobs, key: str, *, fields: Collection[str], limit_bytes: int) -> Upload:
+Check = Callable[[bytes, str], None]  # of a file's first bytes and its name; raises an AppError
+
+
+def check_archive(head: bytes, filename: str) -> None:
+    """Raise NotAnArchive unless a file begins as a zip or a tar does, compressed or not."""
+    if not head.startswith(MAGIC) and head[TAR_MAGIC_AT:] != TAR_MAGIC:
+        what = f"begins with {head[:4]!r}" if head else "is empty"
+        raise NotAnArchive(
+            f"{FILE}: {filename[:100]!r} {what}, so it is no archive",
+            parameter=FILE,
+            remedy="put the pictures into a zip or a tar; folders in it become classes",
+        )
+
+
+async def receive(
+    request: Request,
+    blobs: Blobs,
+    key: str,
+    *,
+    fields: Collection[str],
+    limit_bytes: int,
+    check: Check = check_archive,
+) -> Upload:
     """Stream the request's multipart body, its file into the blob `key`; nothing is left behind where it raises.
 
     Args:
@@ -54,6 +76,7 @@ async def receive(request: Request, blobs: Blobs, key: str, *, fields: Collectio
         key: under which key.
         fields: names of the text fields that may come along.
         limit_bytes: largest file accepted.
+        check: asked about the file's first bytes before the others are stored.
 
     Raises:
         TooLarge: the file, or the body besides it, is larger than that.
@@ -67,7 +90,7 @@ async def receive(request: Request, blobs: Blobs, key: str, *, fields: Collectio
         length = int(request.headers.get("content-length", "0"))
         if length > limit_bytes + MAX_OVERHEAD_BYTES:
             raise _too_large(limit_bytes)
-        receiver = _Receiver(request.headers.get("content-type", ""), blobs, key, fields, limit_bytes)
+        receiver = _Receiver(request.headers.get("content-type", ""), blobs, key, fields, limit_bytes, check)
         try:
             while not body.is_read:
                 await anyio.to_thread.run_sync(receiver.feed, await body.block())
@@ -77,7 +100,7 @@ async def receive(request: Request, blobs: Blobs, key: str, *, fields: Collectio
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(receiver.abort, error)
             raise
-    except (TooLarge, NotAnArchive, MalformedRequest, InvalidParameter):
+    except (TooLarge, NotAnArchive, UnsupportedMedia, MalformedRequest, InvalidParameter):
         await body.drain()
         raise
 
@@ -113,7 +136,9 @@ class _Body:
 class _Receiver:
     """Parses blocks of a multipart body; every method blocks, and one is called at a time."""
 
-    def __init__(self, content_type: str, blobs: Blobs, key: str, fields: Collection[str], limit_bytes: int) -> None:
+    def __init__(
+        self, content_type: str, blobs: Blobs, key: str, fields: Collection[str], limit_bytes: int, check: Check
+    ) -> None:
         _, parameters = parse_options_header(content_type)
         boundary = parameters.get(b"boundary")
         if not boundary:
@@ -124,7 +149,7 @@ class _Receiver:
             )
         self.upload = Upload()
         self._blobs, self._key = blobs, key
-        self._names, self._limit_bytes = set(fields), limit_bytes
+        self._names, self._limit_bytes, self._check = set(fields), limit_bytes, check
         self._open = ExitStack()
         self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
@@ -237,14 +262,14 @@ class _Receiver:
         if len(self._head) < HEAD_BYTES:
             self._head += data[: HEAD_BYTES - len(self._head)]
             if len(self._head) == HEAD_BYTES:
-                self._check_magic()
+                self._check(self._head, self.upload.filename)
         assert self._file is not None
         self._file.write(data)
         self._hash.update(data)
 
     def _on_part_end(self) -> None:
         if self._part == FILE:
-            self._check_magic()  # a very short file has not been looked at yet
+            self._check(self._head, self.upload.filename)  # a very short file has not been looked at yet
         elif self._part is not None:
             try:
                 self.upload.fields[self._part] = self._value.decode()
@@ -255,15 +280,6 @@ class _Receiver:
 
     def _on_end(self) -> None:
         self._is_complete = True
-
-    def _check_magic(self) -> None:
-        if not self._head.startswith(MAGIC) and self._head[TAR_MAGIC_AT:] != TAR_MAGIC:
-            what = f"begins with {self._head[:4]!r}" if self._head else "is empty"
-            raise NotAnArchive(
-                f"{FILE}: {self.upload.filename[:100]!r} {what}, so it is no archive",
-                parameter=FILE,
-                remedy="put the pictures into a zip or a tar; folders in it become classes",
-            )
 
 
 def _too_large(limit_bytes: int) -> TooLarge:

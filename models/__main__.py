@@ -35,6 +35,7 @@ from models.footprint import check_fits, footprint
 from models.gan.netg import import_netg
 from models.generator import CARD, Generator
 from models.manifest import MANIFEST_NAME
+from models.native import import_native
 from models.png import encode, grid
 from models.prepare import prepare
 from models.sampling import Blend, SampleItem, Sampler
@@ -406,6 +407,27 @@ def import_dcgan_command(
         size, colour = card.resolution, "grey" if card.channels == 1 else "RGB"
         latent_dim, width = card.options["latent_dim"], card.options["base_channels"]
         say(f"{card.kind}, {size}x{size} {colour}, nz = {latent_dim}, ngf = {width}, in {out}")
+        say(f"next:    python -m models sample {out} grid.png")
+
+
+@app.command(
+    "import-model",
+    epilog="Example: `python -m models import-model shoes.zip models/shoes`",
+    help="Make a model out of the zip of a native export, as a service gives it. Its weights are tried out first.",
+)
+def import_model_command(
+    archive: Annotated[
+        Path, typer.Argument(metavar="EXPORT.zip", help="What `darkroom export --format native` wrote.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The directory to make.")],
+    as_json: Json = False,
+) -> None:
+    with errors(as_json):
+        card = import_native(archive, out)
+    if as_json:
+        typer.echo(json.dumps({"directory": str(out), **card.model_dump(mode="json")}))
+    else:
+        say(f"{card.kind}, {card.resolution}x{card.resolution}, in {out}")
         say(f"next:    python -m models sample {out} grid.png")
 
 

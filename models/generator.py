@@ -183,8 +183,16 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, *
     """Put tensors read from `path` into a module; `assign` takes them as they are, where the module has no memory yet.
 
     Raises:
-        BadCheckpoint: names or shapes are not the module's.
+        BadCheckpoint: names, shapes or types are not the module's.
     """
+    for name, own in module.state_dict().items() if assign else ():
+        if (
+            name in tensors and tensors[name].dtype is not own.dtype
+        ):  # which PyTorch would take, and fail on when sampling
+            raise BadCheckpoint(
+                f"{path} does not fit the network that it should hold: {name} is of {tensors[name].dtype}, "
+                f"should be {own.dtype}"
+            )
     try:
         module.load_state_dict(dict(tensors), assign=assign)
     except RuntimeError as error:

@@ -86,6 +86,9 @@ class MixturePrior:
         for name, shape in expected.items():
             if tensors[name].shape != shape:
                 raise ValueError(f"a prior's {name} should be of shape {shape}, not {tuple(tensors[name].shape)}")
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() != (name != "owners"):
+                raise ValueError(f"a prior's {name} cannot be of {tensor.dtype}")
         if sorted(set(prior.owners.tolist())) != list(range(max(1, classes))):
             raise ValueError(f"a prior for {classes} classes does not have components for each")
         return prior

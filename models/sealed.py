@@ -27,6 +27,7 @@ from models.errors import BadCheckpoint, CheckpointError, DiskFull, NewerFormat
 Record = TypeVar("Record", bound=BaseModel)
 
 KNOWN_FORMAT = 1  # of every record that says which it has
+MOST_JSON_BYTES = 16 * 1024 * 1024
 _UNFINISHED = ".unfinished-"  # prefix of directories that are still being written
 
 
@@ -68,8 +69,10 @@ def read_json(path: Path, record: type[Record], seal: Seal | None = None) -> Rec
 
     Raises:
         NewerFormat: a later release wrote it.
-        BadCheckpoint: the file is absent, torn, or says something that this version does not understand.
+        BadCheckpoint: the file is absent, torn, too large, or says something that this version does not understand.
     """
+    if path.exists() and path.stat().st_size > MOST_JSON_BYTES:
+        raise BadCheckpoint(f"{path} is of {path.stat().st_size:,} bytes, no record has more than {MOST_JSON_BYTES:,}")
     content = read(path, seal)
     try:
         return record.model_validate_json(content)
@@ -88,7 +91,7 @@ def _format_of(content: bytes) -> int:
     """The format that a record says it has; 0 where it says none."""
     try:
         said = json.loads(content)["format"]
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):  # the last of what is nested without end
         return 0
     return said if isinstance(said, int) else 0
 

@@ -46,6 +46,7 @@ LANE_OF: Mapping[JobKind, Lane] = {
     JobKind.TRAIN: Lane.TRAIN,
     JobKind.EVALUATE: Lane.TRAIN,
     JobKind.IMPORT: Lane.IO,
+    JobKind.IMPORT_MODEL: Lane.IO,
     JobKind.EXPORT: Lane.IO,  # its torch is a child's (worker/exporting.py), and no training holds it up
 }
 

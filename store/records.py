@@ -72,6 +72,7 @@ class JobKind(enum.StrEnum):
     SAMPLE = "sample"
     EVALUATE = "evaluate"
     EXPORT = "export"
+    IMPORT_MODEL = "import-model"
 
 
 class JobStatus(enum.StrEnum):

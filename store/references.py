@@ -69,7 +69,7 @@ def read_references(session: Session) -> References:
     # Generations are left out: they pin weights in great numbers, but few different ones.
     for job in session.scalars(select(Job).where(Job.status.not_in(ENDED), Job.kind != JobKind.SAMPLE)):
         guarded.update(_written_by(job))
-        if job.kind is JobKind.IMPORT and "blob" in job.request.get("source", {}):
+        if "blob" in job.request.get("source", {}):  # what somebody uploaded
             required.add(job.request["source"]["blob"])
     pins = select(Job.checkpoint).where(Job.status.not_in(ENDED), Job.checkpoint.is_not(None))
     required.update(pin for pin in session.scalars(pins.distinct()) if pin is not None)
@@ -82,6 +82,7 @@ def _written_by(job: Job) -> Iterator[str]:
         return
     places = {
         JobKind.TRAIN: f"models/{job.model_id}",
+        JobKind.IMPORT_MODEL: f"models/{job.model_id}",
         JobKind.EXPORT: export_folder(job.model_id),
         JobKind.EVALUATE: strips_key(job.model_id, job.id),
     }

@@ -7,11 +7,6 @@ back, and this worker would otherwise hold no PyTorch (docs/decisions/0009-expor
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import subprocess
-import sys
-import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,12 +14,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from store.exports import export_folder, export_key, newest_exports, unfinished_exports
-from worker.errors import ChildFailed
+from worker.child import said_by_child
 from worker.running import Finish, Run
 from worker.scratch import scratch
 
-ASK_EVERY_S = 0.2  # whether the job was canceled meanwhile
-PATIENCE_S = 5.0  # for a child that was told to end
 UNCHANGING = (1980, 1, 1, 0, 0, 0)  # the date of a zip's members: equal files give an equal zip
 
 
@@ -36,7 +29,7 @@ def export_model(run: Run) -> Finish:
     form = claim.request["format"]
     with scratch(resources.settings, claim) as directory:
         model = resources.blobs.fetch(claim.checkpoint, directory / "model")
-        said = _child(run, model, directory / "export", form)
+        said = said_by_child(run, ["export", str(model), str(directory / "export"), "--format", form])
         archive = directory / "export.zip"
         _pack(directory / "export", archive)
         run.raise_if_stopped()
@@ -59,47 +52,6 @@ def export_model(run: Run) -> Finish:
         }
 
     return finish
-
-
-def _child(run: Run, model: Path, target: Path, form: str) -> dict[str, Any]:
-    """What the child wrote to its standard output, once it has ended well; it is ended when the work must."""
-    command = [sys.executable, "-m", "models", "export", str(model), str(target), "--format", form, "--json"]
-    threads = run.resources.settings.torch_threads
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    said: list[tuple[str, str]] = []
-    with subprocess.Popen(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
-        # A thread empties both pipes, so that the child never waits for a reader.
-        listener = threading.Thread(target=lambda: said.append(child.communicate()), name="export")
-        listener.start()
-        while listener.is_alive() and not run.should_stop():
-            listener.join(ASK_EVERY_S)
-        if listener.is_alive():
-            child.terminate()
-            listener.join(PATIENCE_S)
-            if listener.is_alive():
-                child.kill()
-            listener.join()
-            run.raise_if_stopped()
-    output, notes = said[0]
-    last = _last_object(output)
-    if child.returncode == 0 and last is not None:
-        return last
-    if last is not None and last.get("event") == "error":
-        raise ChildFailed(last["error"], last["message"])
-    raise RuntimeError(f"the exporting process ended with {child.returncode}: {notes.strip()[-1000:] or 'no word'}")
-
-
-def _last_object(output: str) -> dict[str, Any] | None:
-    for line in reversed(output.splitlines()):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            return value
-    return None
 
 
 def _pack(directory: Path, archive: Path) -> None:

@@ -37,6 +37,7 @@ def _server(lane: Lane, station: Station) -> Callable[[], None]:
         return lambda: run_queued(station, lane, lambda run: work[run.claim.kind](run))
     from worker.exporting import export_model
     from worker.importing import discard_upload, import_dataset
+    from worker.importing_models import import_model
 
-    work = {JobKind.IMPORT: import_dataset, JobKind.EXPORT: export_model}
+    work = {JobKind.IMPORT: import_dataset, JobKind.EXPORT: export_model, JobKind.IMPORT_MODEL: import_model}
     return lambda: run_queued(station, lane, lambda run: work[run.claim.kind](run), discard_upload)

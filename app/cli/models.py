@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,9 +11,10 @@ import typer
 from app.cli import output
 from app.cli.credential import connect
 from app.cli.options import JsonOption, UrlOption, YesOption
+from app.cli.watching import finish, watch
 from app.client import DEFAULT_URL, JsonObject
 
-commands = typer.Typer(no_args_is_help=True, help="Trained generators: list, show, delete.")
+commands = typer.Typer(no_args_is_help=True, help="Trained generators: list, import, show, delete.")
 
 
 @commands.command("list")
@@ -43,6 +45,33 @@ def list_(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
         ),
         empty="There are no models yet; `darkroom train DATASET` makes one.",
     )
+
+
+@commands.command("import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="The zip of a native export.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to call it. (default: the file's name)")
+    ] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Uploads a model that `darkroom export --format native` wrote, here or elsewhere; it is tried out before it is kept.
+
+    Pickles, such as PyTorch's .pt and .pth, are refused: to read one is to run it.
+
+    Example: darkroom models import shoes.zip --name shoes
+    """
+    with connect(url) as client, file.open("rb") as archive:
+        job = watch(client, client.upload_model(archive, name=name or file.stem))
+        finish(job)
+        found = client.model(str(job["model"]))
+    if as_json:
+        output.print_json(found)
+    else:
+        print_model(found)
 
 
 @commands.command()

@@ -53,6 +53,7 @@ def test_the_document_holds_the_whole_contract() -> None:
         "GET /v1/trainings/{training_id}/checkpoints",
         "POST /v1/trainings/{training_id}/checkpoints/{images_seen}/promote",
         "GET /v1/models",
+        "POST /v1/models",
         "GET /v1/models/{model_id}",
         "DELETE /v1/models/{model_id}",
         "GET /v1/models/{model_id}/metrics",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from models.errors import BadCheckpoint, CheckpointError, NoCheckpoint
 from models.generator import CARD, WEIGHTS, Generator, GeneratorCard
 from models.objective import Shape
 from models.registry import build_generator
+from models.sealed import MOST_JSON_BYTES, read_tensors, write, write_tensors
 
 FILES = (CARD, RECORD, STATE, WEIGHTS)
 Damage = Callable[[Path], object]
@@ -159,3 +161,48 @@ def test_a_card_that_makes_no_sense_is_refused_by_name(change: dict[str, object]
     with pytest.raises(BadCheckpoint, match=said) as caught:
         Generator.load(path.parent)
     assert str(path.parent) in str(caught.value)
+
+
+HOSTILE_HEADERS: dict[str, tuple[bytes | dict[str, tuple[str, list[int], list[int]]], str]] = {
+    "a header of exabytes": (struct.pack("<Q", 2**63) + b"{}", "not a safetensors file"),
+    "a header longer than the file": (struct.pack("<Q", 4096) + b"{}", "not a safetensors file"),
+    "JSON nested without end": (struct.pack("<Q", 200_000) + b"[" * 200_000, "not a safetensors file"),
+    "tensors that overlap": (
+        {"a": ("F32", [2], [0, 8]), "b": ("F32", [2], [0, 8])},
+        "not a safetensors file",
+    ),
+    "a tensor beyond the file": ({"a": ("F32", [2**40], [0, 2**42])}, "not a safetensors file"),
+    "a shape whose product overflows": ({"a": ("F32", [2**32, 2**32], [0, 0])}, "not a safetensors file"),
+    "an unknown type": ({"a": ("X9", [2], [0, 8])}, "not a safetensors file"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_HEADERS)
+def test_tensors_of_a_hostile_file_are_refused_though_its_seal_fits(name: str, tmp_path: Path) -> None:
+    made, said = HOSTILE_HEADERS[name]
+    if not isinstance(made, bytes):
+        header = {key: dict(zip(("dtype", "shape", "data_offsets"), entry, strict=True)) for key, entry in made.items()}
+        text = json.dumps(header).encode()
+        made = struct.pack("<Q", len(text)) + text + bytes(8)
+    seal = write(tmp_path / "a.safetensors", made)
+    with pytest.raises(BadCheckpoint, match=said):
+        read_tensors(tmp_path / "a.safetensors", seal)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.bfloat16, torch.bool])
+def test_weights_of_another_type_are_refused_by_name(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Given weights of the right names and shapes and of another type, whose seal fits, I expect them not to be loaded."""
+    directory = _save(tmp_path, 64)
+    tensors = {name: tensor.to(dtype) for name, tensor in _network(_card()).state_dict().items()}
+    seal = write_tensors(directory / WEIGHTS, tensors)
+    card = json.loads((directory / CARD).read_text())
+    (directory / CARD).write_text(json.dumps(card | {"weights": seal.model_dump()}))
+    with pytest.raises(BadCheckpoint, match=f"is of {dtype}, should be torch.float32"):
+        Generator.load(directory)
+
+
+def test_a_card_of_many_bytes_is_not_even_read(tmp_path: Path) -> None:
+    directory = _save(tmp_path, 64)
+    os.truncate(directory / CARD, MOST_JSON_BYTES + 1)
+    with pytest.raises(BadCheckpoint, match="no record has more than"):
+        Generator.load(directory)

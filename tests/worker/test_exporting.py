@@ -80,7 +80,7 @@ def test_a_model_becomes_a_zip_that_any_darkroom_loads(station: Station, desk: D
 def test_a_child_that_dies_without_a_word_fails_the_job(
     station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.exporting.sys.executable", "/bin/false")
+    monkeypatch.setattr("worker.child.sys.executable", "/bin/false")
     desk.model()
     job_id = export_job(desk)
     run_queued(station, Lane.IO, export_model)

@@ -30,7 +30,7 @@ def test_the_commands_that_users_were_promised_are_there() -> None:
     promised += [f"dataset {name}" for name in ("import", "list", "show", "delete")]
     promised += [f"jobs {name}" for name in ("list", "show", "watch", "cancel", "delete")]
     promised += [f"trainings {name}" for name in ("list", "show", "metrics", "previews", "checkpoints", "promote")]
-    promised += [f"models {name}" for name in ("list", "show", "delete")]
+    promised += [f"models {name}" for name in ("list", "import", "show", "delete")]
     promised += [f"keys {name}" for name in ("create", "list", "revoke")]
     assert set(COMMANDS) == {f"darkroom {name}" for name in promised}
 
