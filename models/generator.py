@@ -9,7 +9,7 @@ Shapes: N batch, C channels, H W pixels, D latent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.catalog import MAX_RESOLUTION, kind, parse_options
 from models.errors import BadCheckpoint, NoCheckpoint, OptionError
@@ -29,6 +30,7 @@ from models.sealed import Seal, read_json, read_tensors, write_json, write_tenso
 WEIGHTS = "generator.safetensors"
 CARD = "generator.json"
 PRIOR = "prior."  # what the names of the prior's tensors begin with
+DRAWS = frozenset({"normal_", "uniform_", "kaiming_uniform_"})  # what fills weights with random numbers
 
 
 class GeneratorCard(BaseModel):
@@ -106,7 +108,7 @@ class Generator:
             options = card.parse_options()
         except OptionError as error:
             raise BadCheckpoint(f"{path} cannot be used: {error}") from error
-        with torch.device("meta"):  # no weights are drawn only to be overwritten
+        with torch.device("meta"), _Undrawn():  # no weights are drawn only to be overwritten
             network = build_generator(card.kind, options, card.shape)
         tensors = read_tensors(directory / WEIGHTS, sealed.weights)
         of_prior = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PRIOR)}
@@ -159,6 +161,22 @@ class Generator:
     def render(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Pictures as uint8 [N, C, H, W] on the CPU, from latents [N, D] and, if it takes them, labels [N]."""
         return to_pixels(self.synthesize(latents, labels)).cpu().contiguous()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves new weights as they are; to draw what has no memory, PyTorch would import its compiler, for seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__name__", "") in DRAWS:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def to_pixels(pictures: Tensor) -> Tensor:
