@@ -159,8 +159,11 @@ class Generator:
 
     @torch.inference_mode()
     def render(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Pictures as uint8 [N, C, H, W] on the CPU, from latents [N, D] and, if it takes them, labels [N]."""
-        return to_pixels(self.synthesize(latents, labels)).cpu().contiguous()
+        """Pictures as uint8 [N, C, H, W] on the CPU, from latents [N, D] and, if it takes them, labels [N].
+
+        A pixel's channels are neighbours in memory, as most networks leave them.
+        """
+        return to_pixels(self.synthesize(latents, labels)).cpu()
 
 
 class _Undrawn(TorchFunctionMode):
@@ -181,7 +184,7 @@ class _Undrawn(TorchFunctionMode):
 
 def to_pixels(pictures: Tensor) -> Tensor:
     """Pictures, float [-1, 1], as uint8 [0, 255]."""
-    return ((pictures + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return (pictures + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _prior(

@@ -7,19 +7,24 @@ The same pixels and texts give the same bytes. Whoever calls decides what the te
 
 from __future__ import annotations
 
-import io
 import math
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 
+import deflate
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 Pixels = npt.NDArray[np.uint8]  # [C, H, W]
 
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+COLOUR_TYPES = {1: 0, 3: 2}  # by channels: greyscale, truecolour
+AVERAGE = 3  # the filter that fits smooth pictures best, among those that cost little
+# Of libdeflate, whose output is the same on every processor. 0.1 ms for 64 px where Pillow took 0.6, and as few bytes: it
+# tries five filters for each row.
+COMPRESS_LEVEL = 1
 _XMP_KEYWORD = "XML:com.adobe.xmp"  # where readers look for XMP in a PNG, XMP Specification Part 3, section 1.1.5
-COMPRESS_LEVEL = 3  # of zlib-ng: a tenth larger than by its default of 6, in a third of the time
 _GAP_PX = 2
 _GAP_VALUE = 24  # nearly black
 
@@ -28,7 +33,7 @@ def encode(pixels: Pixels, text: Mapping[str, str] | None = None, xmp: str | Non
     """One picture as a PNG file.
 
     Args:
-        pixels: uint8 [C, H, W], C of 1 or 3.
+        pixels: uint8 [C, H, W], C of 1 or 3; quickest where a pixel's channels are neighbours in memory.
         text: keyword to text, for text chunks; keywords are 1 to 79 Latin-1 characters. None: no text chunks.
         xmp: an XMP packet. None: no XMP.
 
@@ -37,22 +42,48 @@ def encode(pixels: Pixels, text: Mapping[str, str] | None = None, xmp: str | Non
 
     Raises:
         ValueError: pixels of another shape or type, or a keyword that PNG does not allow.
+
+    Source: PNG Specification, Third Edition, sections 5, 9.2 and 11.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or pixels.size == 0:
         raise ValueError(f"pixels must be uint8 [1 or 3, H, W], got {pixels.dtype} {list(pixels.shape)}")
-    chunks = PngInfo()
+    channels, height, width = pixels.shape
+    parts = [SIGNATURE, *_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, COLOUR_TYPES[channels], 0, 0, 0))]
     for keyword, words in sorted((text or {}).items()):
         _check_keyword(keyword)
+        name = keyword.encode("latin-1")
         if words.isascii():
-            chunks.add_text(keyword, words)
+            parts += _chunk(b"tEXt", name + b"\0" + words.encode())
         else:  # tEXt is Latin-1 by the standard, and read as other things by many
-            chunks.add_itxt(keyword, words)
+            parts += _chunk(b"iTXt", name + b"\0\0\0\0\0" + words.encode())
     if xmp is not None:
-        chunks.add_itxt(_XMP_KEYWORD, xmp)
-    image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=chunks, compress_level=COMPRESS_LEVEL)
-    return file.getvalue()
+        parts += _chunk(b"iTXt", _XMP_KEYWORD.encode() + b"\0\0\0\0\0" + xmp.encode())
+    parts += _chunk(b"IDAT", deflate.zlib_compress(_filtered(pixels), COMPRESS_LEVEL))
+    return b"".join([*parts, *_chunk(b"IEND", b"")])
+
+
+def _chunk(kind: bytes, content: bytes | bytearray) -> tuple[bytes, bytes, bytes | bytearray, bytes]:
+    check = zlib.crc32(content, zlib.crc32(kind))
+    return len(content).to_bytes(4, "big"), kind, content, check.to_bytes(4, "big")
+
+
+def _filtered(pixels: Pixels) -> Pixels:
+    """Scanlines, [H, 1 + W C]: each byte less the mean of those to its left and above, rounded down, modulo 256."""
+    channels, height, width = pixels.shape
+    plain = pixels.transpose(1, 2, 0).reshape(height, width * channels)
+    lines = np.empty((height, 1 + width * channels), np.uint8)
+    lines[:, 0] = AVERAGE
+    made = lines[:, 1:]
+    made[0, :channels] = plain[0, :channels]
+    # At the edges the missing neighbour counts as zero.
+    np.subtract(plain[0, channels:], plain[0, :-channels] >> 1, out=made[0, channels:])
+    np.subtract(plain[1:, :channels], plain[:-1, :channels] >> 1, out=made[1:, :channels])
+    left, above = plain[1:, :-channels], plain[:-1, channels:]
+    mean = left ^ above  # the sum of two bytes needs nine bits, unless halved like this
+    mean >>= 1
+    mean += left & above
+    np.subtract(plain[1:, channels:], mean, out=made[1:, channels:])
+    return lines
 
 
 def grid(pictures: Sequence[Pixels], columns: int | None = None, scale: int = 1) -> Pixels:
