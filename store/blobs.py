@@ -137,22 +137,28 @@ class LocalBlobs:
 
     def put_many(self, blobs: Mapping[str, bytes]) -> None:
         targets = {key: self._path(key) for key in blobs}
-        incoming = {key: self._incoming() for key in blobs}
+        folders = {target.parent for target in targets.values()}
+        unmoved = {key: self.root / SCRATCH / uuid.uuid4().hex for key in blobs}
         try:
-            for key, data in blobs.items():
-                with converted(key, writing=True):
-                    self._settle()
-                    incoming[key].write_bytes(data)
             with converted("new blobs", writing=True):
-                flush(list(incoming.values()))
+                self._settle()
+                for folder in folders:
+                    make_directory(folder)
+            for key, data in blobs.items():
+                with converted(key, writing=True), unmoved[key].open("xb") as file:
+                    file.write(data)
+            with converted("new blobs", writing=True):
+                if any(target.exists() for target in targets.values()):
+                    flush(unmoved.values())  # or a power cut might leave neither what was there nor this
             for key, target in targets.items():
                 with converted(key, writing=True):
-                    self._rename(incoming[key], target)
-            for folder in {target.parent for target in targets.values()}:
-                with converted("new blobs", writing=True):
-                    sync_directory(folder)
+                    self._rename(unmoved[key], target)
+                del unmoved[key]
+            # Contents and names at once: until this returns nobody is told of the keys, so none is looked for.
+            with converted("new blobs", writing=True):
+                flush(targets.values(), folders)
         finally:
-            for place in incoming.values():
+            for place in unmoved.values():
                 with contextlib.suppress(OSError):
                     place.unlink(missing_ok=True)
 
@@ -330,7 +336,8 @@ class LocalBlobs:
     def _rename(self, incoming: Path, target: Path) -> None:
         for tries_left in reversed(range(RACES)):
             try:
-                make_directory(target.parent)
+                if tries_left < RACES - 1:
+                    make_directory(target.parent)
                 incoming.replace(target)
             except (FileNotFoundError, FileExistsError):
                 # The folder was deleted just now, by whoever deleted what was in it; else it is a real failure.

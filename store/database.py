@@ -64,16 +64,20 @@ class Database:
         self._engine = _sqlite_engine(self.url) if self.is_sqlite else _postgres_engine(self.url)
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
+    def transaction(self, *, durable: bool = True) -> Iterator[Session]:
         """One writing transaction: committed when the block ends, rolled back when it raises.
 
         On SQLite it takes the write lock at once (`BEGIN IMMEDIATE`), so that what it reads stays true until it commits.
+
+        Args:
+            durable: whether the commit waits for the disk. Without, a power cut may undo it, whole, with what came after it;
+                everybody sees it at once all the same, and the next durable commit makes it durable too.
 
         Raises:
             DatabaseUnavailable: the database does not answer, or its lock could not be had in time.
             StorageFull: the disk of the database is full.
         """
-        with self._session(writes=True) as session:
+        with self._session(writes=True, durable=durable) as session:
             yield session
             session.commit()
 
@@ -88,8 +92,8 @@ class Database:
             yield session
 
     @contextmanager
-    def _session(self, *, writes: bool) -> Iterator[Session]:
-        options: dict[str, Any] = {"darkroom_writes": writes}
+    def _session(self, *, writes: bool, durable: bool = True) -> Iterator[Session]:
+        options: dict[str, Any] = {"darkroom_writes": writes, "darkroom_durable": durable}
         if not writes and not self.is_sqlite:
             options["isolation_level"] = "REPEATABLE READ"  # as SQLite does it anyway
         with (
@@ -97,6 +101,8 @@ class Database:
             self._engine.connect().execution_options(**options) as connection,
             Session(connection, expire_on_commit=False) as session,
         ):
+            if not durable and not self.is_sqlite:
+                session.execute(text("SET LOCAL synchronous_commit = off"))
             yield session
 
     def now(self, session: Session) -> datetime:
@@ -231,7 +237,11 @@ def _sqlite_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("darkroom_writes", True)
+        options = connection.get_execution_options()
+        writes, durable = options.get("darkroom_writes", True), options.get("darkroom_durable", True)
+        if writes and connection.info.get("durable", True) is not durable:  # it can't be changed within a transaction
+            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            connection.info["durable"] = durable
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

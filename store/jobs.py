@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import BindParameter, ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from store.errors import InvalidTransition, JobNotFound, LeaseLost
@@ -76,7 +76,7 @@ def turn_at(priority: JobPriority, now: datetime) -> datetime:
     return now + timedelta(seconds=BATCH_YIELDS_S) if priority is JobPriority.BATCH else now
 
 
-def in_time(now: datetime) -> ColumnElement[bool]:
+def in_time(now: datetime | BindParameter[Any]) -> ColumnElement[bool]:
     """The condition that a job's deadline, if it has one, has not passed."""
     deadline_at = Job.__table__.c.deadline_at  # the column itself, for statements without the ORM too
     return or_(deadline_at.is_(None), deadline_at > now)

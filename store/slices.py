@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, cast
 
-from sqlalchemy import BindParameter, Row, Table, bindparam, func, insert, literal, select, tuple_, update
+from sqlalchemy import BindParameter, Row, Table, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from store import jobs
 from store.jobs import RUNNING, SUCCEEDED, Claim
-from store.records import Image, Job, JobKind, JobPriority, JobStatus, UtcDateTime
+from store.records import DEFAULT_ACCOUNT, Image, Job, JobKind, JobPriority, JobStatus, UtcDateTime
 
 # Tables and columns rather than records here: the same statements, without what the ORM adds to each.
 JOBS, IMAGES = cast(Table, Job.__table__), cast(Table, Image.__table__)
@@ -28,6 +29,58 @@ COLUMNS = (
     JOB.id, JOB.status, JOB.fence, JOB.attempts, JOB.cursor, JOB.total, JOB.request, JOB.dataset_id, JOB.model_id,
     JOB.checkpoint, JOB.priority, JOB.turn_at, JOB.created_at,
 )  # fmt: skip
+
+# Statements are built once: to build one costs as much as SQLite takes to execute it.
+QUEUED = (JOB.kind == JobKind.SAMPLE, JOB.status == JobStatus.QUEUED, JOB.needs <= jobs.UNDERSTOOD)
+WORK_WAITS = select(JOB.id).where(*QUEUED).limit(1)
+LINE_NOW = select(*COLUMNS).where(*QUEUED, jobs.in_time(bindparam("now"))).order_by(*LINE)
+FIRST = LINE_NOW.limit(1).with_for_update(skip_locked=True)
+BEFORE = tuple_(*LINE) < tuple_(bindparam("turn_at", type_=UtcDateTime), bindparam("job_id", type_=JOB.id.type))
+FIRST_BEFORE = LINE_NOW.where(BEFORE).limit(1).with_for_update(skip_locked=True)
+RIDERS = (
+    LINE_NOW.where(JOB.model_id == bindparam("model_id"), JOB.checkpoint == bindparam("checkpoint"))
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+TAKE = (  # as jobs.take does it
+    update(JOBS)
+    .where(JOB.id.in_(bindparam("fresh", expanding=True)))
+    .values(
+        status=RUNNING,
+        owner=bindparam("new_owner"),
+        lease_until=bindparam("new_lease_until"),
+        fence=JOB.fence + 1,
+        attempts=JOB.attempts + 1,
+        started_at=func.coalesce(JOB.started_at, bindparam("now", type_=UtcDateTime)),
+    )
+)
+LOCK = (
+    select(JOB.id, JOB.account, JOB.status, JOB.owner, JOB.fence, JOB.cursor, JOB.priority)
+    .where(JOB.id.in_(bindparam("made", expanding=True)))
+    .order_by(JOB.id)  # one order for everybody: no deadlocks
+    .with_for_update()
+)
+STORE = insert(IMAGES)
+COMPLETE = (  # as jobs.succeed does it
+    update(JOBS)
+    .where(JOB.id.in_(bindparam("complete", expanding=True)))
+    .values(
+        status=SUCCEEDED,
+        cursor=bindparam("new_cursor"),
+        done=bindparam("new_done"),
+        attempts=1,
+        put_back_at=None,
+        result=bindparam("new_result"),
+        error_code=None,
+        error_message=None,
+        error_retryable=None,
+        owner=None,
+        lease_until=None,
+        rate=None,
+        eta_s=0.0,
+        finished_at=bindparam("new_finished_at"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +103,27 @@ class Slice:
         return self.end >= self.total
 
 
+@dataclass(slots=True)
+class NewImage:
+    """The columns of an image to be stored; a record of the ORM would cost more than its insertion."""
+
+    id: str
+    job_id: str
+    position: int
+    model_id: str
+    checkpoint: str
+    seed: int
+    label: str | None
+    recipe: dict[str, Any] | None
+    width: int
+    height: int
+    blob: str
+    size_bytes: int
+    sha256: str
+    created_at: datetime
+    account: str = DEFAULT_ACCOUNT  # its job's, as soon as it is committed
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How far a job is with a slice that was stored."""
@@ -64,8 +138,7 @@ class Outcome:
 
 def work_waits(session: Session) -> bool:
     """Whether a sample job is queued; for looking without a lock."""
-    found = select(JOB.id).where(JOB.status == JobStatus.QUEUED, JOB.kind == JobKind.SAMPLE).limit(1)
-    return session.execute(found).first() is not None
+    return session.execute(WORK_WAITS).first() is not None
 
 
 def last_weights(session: Session) -> str | None:
@@ -102,32 +175,19 @@ def claim_slices(
     ahead = ahead or {}
     mine = {claim.job_id: claim for claim in held}
     going_on = _still_held(session, mine, owner, now)
-    queued = (
-        JOB.kind == JobKind.SAMPLE,
-        JOB.status == JobStatus.QUEUED,
-        JOB.needs <= jobs.UNDERSTOOD,
-        jobs.in_time(now),
-    )
     first = min(going_on, key=_turn, default=None)
-    before = () if first is None else (tuple_(*LINE) < tuple_(literal(first.turn_at, UtcDateTime), first.id),)
     # Locked at once: if another sampler is just taking the first in the line, ours is the next, maybe for other weights.
     # And only where it is our first: what we lock and leave, another would skip and go to sleep.
-    first = (
-        session.execute(
-            select(*COLUMNS).where(*queued, *before).order_by(*LINE).limit(1).with_for_update(skip_locked=True)
-        ).first()
-        or first
-    )
+    if first is None:
+        first = session.execute(FIRST, {"now": now}).first()
+    else:
+        earlier = {"now": now, "turn_at": first.turn_at, "job_id": first.id}
+        first = session.execute(FIRST_BEFORE, earlier).first() or first
     if first is None:
         return []
     weights = (first.model_id, first.checkpoint)
-    riders = session.execute(
-        select(*COLUMNS)
-        .where(*queued, JOB.model_id == first.model_id, JOB.checkpoint == first.checkpoint)
-        .order_by(*LINE)
-        .limit(max_images)  # each job takes at least one place
-        .with_for_update(skip_locked=True)
-    ).all()
+    same = {"model_id": first.model_id, "checkpoint": first.checkpoint}
+    riders = session.execute(RIDERS, {"now": now, "most": max_images, **same}).all()  # each job takes at least one place
     slices: list[Slice] = []
     turns: dict[JobPriority, list[str]] = {}
     room = max_images
@@ -142,19 +202,9 @@ def claim_slices(
         room -= part.count
         if not part.is_last:
             turns.setdefault(row.priority, []).append(row.id)
-    if fresh := [part.claim.job_id for part in slices if part.claim.job_id not in mine]:  # as jobs.take does it
-        session.execute(
-            update(JOBS)
-            .where(JOB.id.in_(fresh))
-            .values(
-                status=RUNNING,
-                owner=owner,
-                lease_until=now + timedelta(seconds=lease_s),
-                fence=JOB.fence + 1,
-                attempts=JOB.attempts + 1,
-                started_at=func.coalesce(JOB.started_at, now),
-            )
-        )
+    if fresh := [part.claim.job_id for part in slices if part.claim.job_id not in mine]:
+        lease_until = now + timedelta(seconds=lease_s)
+        session.execute(TAKE, {"fresh": fresh, "new_owner": owner, "new_lease_until": lease_until, "now": now})
     for priority, job_ids in turns.items():  # to the end of the line now: the next claim may come before the commit
         session.execute(update(JOBS).where(JOB.id.in_(job_ids)).values(turn_at=jobs.turn_at(priority, now)))
     return slices
@@ -196,7 +246,11 @@ def _turn(row: Row[*tuple[Any, ...]]) -> tuple[datetime, str]:
 
 
 def commit_slices(
-    session: Session, made: Sequence[tuple[Slice, Sequence[Image]]], *, now: datetime, images_per_s: float | None
+    session: Session,
+    made: Sequence[tuple[Slice, Sequence[Image | NewImage]]],
+    *,
+    now: datetime,
+    images_per_s: float | None,
 ) -> list[Outcome]:
     """Store the images of a batch, and end the jobs that are complete with them.
 
@@ -205,14 +259,9 @@ def commit_slices(
     Returns:
         How far the jobs are whose slices were stored.
     """
-    rows = session.execute(
-        select(JOB.id, JOB.account, JOB.status, JOB.owner, JOB.fence, JOB.cursor, JOB.priority)
-        .where(JOB.id.in_([part.claim.job_id for part, _ in made]))
-        .order_by(JOB.id)  # one order for everybody: no deadlocks
-        .with_for_update()
-    )
+    rows = session.execute(LOCK, {"made": [part.claim.job_id for part, _ in made]})
     locked = {row.id: row for row in rows}
-    images: list[Image] = []
+    images: list[Image | NewImage] = []
     outcomes, turns = [], {}
     for part, pictures in made:
         row, claim = locked.get(part.claim.job_id), part.claim
@@ -228,7 +277,8 @@ def commit_slices(
         outcomes.append(Outcome(claim.job_id, part.end, part.total, images_per_s, left_s, part.is_last))
     if images:
         columns = IMAGES.c.keys()
-        session.execute(insert(IMAGES), [{name: getattr(image, name) for name in columns} for image in images])
+        values = attrgetter(*columns)
+        session.execute(STORE, [dict(zip(columns, values(image), strict=True)) for image in images])
     if further := [outcome for outcome in outcomes if not outcome.ended]:  # as jobs.advance and jobs.report
         _update_each(
             session,
@@ -246,31 +296,13 @@ def commit_slices(
                 for outcome in further
             ],
         )
-    if complete := [outcome for outcome in outcomes if outcome.ended]:  # as jobs.succeed
-        _update_each(
-            session,
-            [
-                {
-                    "job": outcome.job_id,
-                    "status": SUCCEEDED,
-                    "cursor": outcome.done,
-                    "done": float(outcome.done),
-                    "attempts": 1,
-                    "put_back_at": None,
-                    "turn_at": turns[outcome.job_id],
-                    "result": {"images": outcome.done},
-                    "error_code": None,
-                    "error_message": None,
-                    "error_retryable": None,
-                    "owner": None,
-                    "lease_until": None,
-                    "rate": None,
-                    "eta_s": 0.0,
-                    "finished_at": now,
-                }
-                for outcome in complete
-            ],
-        )
+    complete: dict[int, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.ended:
+            complete.setdefault(outcome.done, []).append(outcome.job_id)
+    for done, job_ids in complete.items():  # most are of one size
+        ended = {"new_cursor": done, "new_done": float(done), "new_result": {"images": done}, "new_finished_at": now}
+        session.execute(COMPLETE, {"complete": job_ids, **ended})
     return outcomes
 
 

@@ -13,13 +13,13 @@ from models.png import encode
 from models.sampling import RenderedImage
 from store.events import Notice
 from store.identifiers import new_id
-from store.records import Image
 from store.resources import Resources
-from store.slices import Outcome, Slice, commit_slices
+from store.slices import NewImage, Outcome, Slice, commit_slices
 from worker.provenance import text_chunks, xmp_packet
 from worker.statistics import WorkerStatistics
 
 ENCODERS = 4  # threads that compress PNGs; zlib releases the interpreter's lock
+SHARE_BYTES = 2**20  # of pixels, for one thread
 FOLDER = slice(4, 12)  # of a job's id: the time it was made, in steps of about a minute
 
 
@@ -65,9 +65,7 @@ class PictureStore:
         database = self._resources.database
         places, stage = list(batch.places()), self._statistics.stage
         with stage("encode"):
-            files = list(
-                self._encoders.map(lambda place, picture: self._encode(place, picture, batch), places, batch.pictures)
-            )
+            files = self._encoded(places, batch)
         # The key says what the picture is, so a second attempt writes the same bytes to the same place.
         keys = [_key(part.claim.job_id, position) for part, position in places]
         with stage("store"):
@@ -90,6 +88,18 @@ class PictureStore:
         self._statistics.note_batch(len(files), batch.started)
         return outcomes
 
+    def _encoded(self, places: Sequence[tuple[Slice, int]], batch: Batch) -> list[bytes]:
+        """The PNGs; several threads share them where that pays for handing them over."""
+        step = max(1, SHARE_BYTES // batch.pictures[0].pixels.nbytes)
+        starts = range(0, len(places), step)
+
+        def share(start: int) -> list[bytes]:
+            part = slice(start, start + step)
+            return [self._encode(*one, batch) for one in zip(places[part], batch.pictures[part], strict=True)]
+
+        shares = map(share, starts) if len(starts) == 1 else self._encoders.map(share, starts)
+        return [file for files in shares for file in files]
+
     def _encode(self, place: tuple[Slice, int], picture: RenderedImage, batch: Batch) -> bytes:
         if not self._resources.settings.provenance:
             return encode(picture.pixels)
@@ -108,9 +118,9 @@ def _key(job_id: str, position: int) -> str:
     return f"images/{job_id[FOLDER]}/{job_id}-{position:06d}.png"
 
 
-def _row(place: tuple[Slice, int], picture: RenderedImage, key: str, data: bytes, batch: Batch, now: datetime) -> Image:
+def _row(place: tuple[Slice, int], picture: RenderedImage, key: str, data: bytes, batch: Batch, now: datetime) -> NewImage:
     (part, position), (height, width) = place, picture.pixels.shape[1:]
-    return Image(
+    return NewImage(
         id=new_id("img"),
         job_id=part.claim.job_id,
         position=position,
@@ -132,14 +142,14 @@ def _class_name(picture: RenderedImage, batch: Batch) -> str | None:
     return batch.classes[picture.label] if batch.classes is not None and picture.label is not None else None
 
 
-def _by_job(rows: Sequence[Image]) -> Mapping[str, list[Image]]:
-    found: dict[str, list[Image]] = {}
+def _by_job(rows: Sequence[NewImage]) -> Mapping[str, list[NewImage]]:
+    found: dict[str, list[NewImage]] = {}
     for row in rows:
         found.setdefault(row.job_id, []).append(row)
     return found
 
 
-def _notices(outcome: Outcome, images: Sequence[Image]) -> Iterator[Notice]:
+def _notices(outcome: Outcome, images: Sequence[NewImage]) -> Iterator[Notice]:
     for image in images:
         yield Notice(
             outcome.job_id,

@@ -123,7 +123,8 @@ class SliceSampler:
                 if not work_waits(session):
                     return []
         statistics = self._station.statistics
-        with statistics.stage("claim"), database.transaction() as session:
+        # A claim that a power cut undoes is a lease that is free again, and nothing was made under it.
+        with statistics.stage("claim"), database.transaction(durable=False) as session:
             now = database.now(session)
             late = jobs.end_late(session, now=now) if unfinished or self._sweeps() else []
             slices = claim_slices(

@@ -248,6 +248,32 @@ def test_a_blob_is_flushed_to_the_disk_before_it_gets_its_name_and_new_folders_a
     assert synced == [*first, "unnamed file", "blobs/images/job_1"]
 
 
+def test_many_new_blobs_get_their_names_first_and_one_flush_then_but_those_that_replace_others_are_flushed_before(
+    local: LocalBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.put("images/old", b"")
+    synced: list[set[str]] = [set()]
+    fsync, replace = os.fsync, Path.replace
+
+    def spy(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced[-1].add("unnamed file" if path.parent.name == ".incoming" else path.relative_to(local.root).as_posix())
+        fsync(descriptor)
+
+    def named(path: Path, target: Path) -> Path:
+        synced.append(set())
+        return replace(path, target)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("only Linux tells which file a descriptor is")
+    monkeypatch.setattr(os, "fsync", spy)
+    monkeypatch.setattr(Path, "replace", named)
+    local.put_many({"images/new": b"x"})
+    local.put_many({"images/old": b"x"})
+
+    assert synced == [set(), {"images/new", "images", "unnamed file"}, {"images/old", "images"}]
+
+
 def test_files_of_killed_writers_are_swept_once_they_are_old(local: LocalBlobs) -> None:
     killed = (
         "import sys, os, pathlib; from store.blobs import LocalBlobs\n"

@@ -344,3 +344,14 @@ def test_sqlite_keeps_a_log_of_writes_flushes_each_commit_and_checks_references(
 
     assert pragmas == ["wal", 2, 1]
     assert sqlite3.threadsafety == 3  # connections move between threads
+
+
+def test_a_commit_waits_for_the_disk_unless_told_otherwise(database: Database) -> None:
+    asked = "PRAGMA synchronous" if database.is_sqlite else "SELECT source FROM pg_settings WHERE name='synchronous_commit'"
+    seen = []
+    for durable in (True, False, True):
+        with database.transaction(durable=durable) as session:
+            seen.append(session.execute(text(asked)).scalar())
+
+    assert seen[0] == seen[2] != seen[1]
+    assert seen[1] == (1 if database.is_sqlite else "session")  # NORMAL: the log is written, and flushed with a later one

@@ -270,7 +270,7 @@ def test_a_job_that_a_batch_completes_looks_like_any_other_that_succeeded(databa
     sampler.commit([part], at_s=5)
 
     left, right = (columns_of(look(database, job_id)) for job_id in (made, other))
-    assert {name for name in left if left[name] != right[name]} == {"id", "turn_at"}
+    assert {name for name in left if left[name] != right[name]} == {"id"}
 
 
 def test_a_dropped_slice_leaves_the_others_committed(database: Database, sampler: Sampler) -> None:
