@@ -106,6 +106,7 @@ def submit_together(
     if new:
         resources.tell(*map(status_notice, new))
         resources.ring(*{LANE_OF[job.kind] for job in new})
+        resources.database.flush()  # while a worker begins; whoever asked is told only after that
     return made
 
 
@@ -113,7 +114,7 @@ def _submit_all(
     resources: Resources, backlog: Backlog, quotas: Quotas, submissions: Sequence[Submission]
 ) -> list[tuple[records.Job, bool] | Exception]:
     made: list[tuple[records.Job, bool] | Exception] = []
-    with ExitStack() as places, resources.database.transaction() as session:
+    with ExitStack() as places, resources.database.transaction(durable="flushed") as session:
         now = resources.database.now(session)
         for one in submissions:
             try:

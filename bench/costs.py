@@ -1,7 +1,7 @@
 """`python -m bench.costs`: what an image costs Darkroom, in CPU time by process, whatever else runs beside it.
 
-Wall-clock times of a busy machine say little; the time that each process had a core for says more. Rows in the database are counted,
-so that nothing is left out which a client did not wait for.
+Wall-clock times of a busy machine say little; the time that each process had a core for says more. Rows in the database are
+counted, so that nothing is left out which a client did not wait for.
 """
 
 from __future__ import annotations

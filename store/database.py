@@ -5,13 +5,14 @@ Only this module commits. `transaction()` writes, `snapshot()` reads; doorbells 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alembic import command
 from alembic.config import Config
@@ -28,6 +29,7 @@ from store.errors import DatabaseUnavailable, NewerSchema, StorageFull
 from store.room import check_room
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+Durable = Literal["at once", "flushed", "eventually"]
 LOCK_S = 15  # how long a writer waits for another's transaction before it gives up
 POOL_SIZE = 16  # connections kept open
 POSTGRES_OVERFLOW = 16  # and opened on top when busy: PostgreSQL allows 100 in all, to all processes
@@ -64,14 +66,15 @@ class Database:
         self._engine = _sqlite_engine(self.url) if self.is_sqlite else _postgres_engine(self.url)
 
     @contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[Session]:
+    def transaction(self, *, durable: Durable = "at once") -> Iterator[Session]:
         """One writing transaction: committed when the block ends, rolled back when it raises.
 
         On SQLite it takes the write lock at once (`BEGIN IMMEDIATE`), so that what it reads stays true until it commits.
 
         Args:
-            durable: whether the commit waits for the disk. Without, a power cut may undo it, whole, with what came after it;
-                everybody sees it at once all the same, and the next durable commit makes it durable too.
+            durable: when a power cut can no longer undo it. Everybody sees it as soon as it is committed, whichever it is.
+                "at once": the commit waits for the disk. "flushed": once `flush` has returned, which must be before anybody
+                is told; so others may work on it meanwhile. "eventually": with any later commit that is durable.
 
         Raises:
             DatabaseUnavailable: the database does not answer, or its lock could not be had in time.
@@ -92,8 +95,8 @@ class Database:
             yield session
 
     @contextmanager
-    def _session(self, *, writes: bool, durable: bool = True) -> Iterator[Session]:
-        options: dict[str, Any] = {"darkroom_writes": writes, "darkroom_durable": durable}
+    def _session(self, *, writes: bool, durable: Durable = "at once") -> Iterator[Session]:
+        options: dict[str, Any] = {"darkroom_writes": writes, "darkroom_waits": durable == "at once"}
         if not writes and not self.is_sqlite:
             options["isolation_level"] = "REPEATABLE READ"  # as SQLite does it anyway
         with (
@@ -101,9 +104,28 @@ class Database:
             self._engine.connect().execution_options(**options) as connection,
             Session(connection, expire_on_commit=False) as session,
         ):
-            if not durable and not self.is_sqlite:
+            if durable == "eventually" and not self.is_sqlite:
                 session.execute(text("SET LOCAL synchronous_commit = off"))
             yield session
+
+    def flush(self) -> None:
+        """Returns once everything that was committed before is on the disk.
+
+        Raises:
+            DatabaseUnavailable: that can't be told.
+        """
+        if not self.is_sqlite or not self.url.database:
+            return  # commits have waited, except for those that may be durable eventually
+        # A commit is in the write-ahead log; where that is gone, it has been moved into the database and flushed there.
+        try:
+            with Path(f"{self.url.database}-wal").open("rb+") as log:
+                os.fsync(log.fileno())
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DatabaseUnavailable(
+                f"the database's disk does not answer: {error.strerror}; look after it"
+            ) from error
 
     def now(self, session: Session) -> datetime:
         """The time by the database's clock, which all hosts share; on SQLite there is one host."""
@@ -238,10 +260,10 @@ def _sqlite_engine(url: URL) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         options = connection.get_execution_options()
-        writes, durable = options.get("darkroom_writes", True), options.get("darkroom_durable", True)
-        if writes and connection.info.get("durable", True) is not durable:  # it can't be changed within a transaction
-            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            connection.info["durable"] = durable
+        writes, waits = options.get("darkroom_writes", True), options.get("darkroom_waits", True)
+        if writes and connection.info.get("waits", True) is not waits:  # it can't be changed within a transaction
+            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if waits else 'NORMAL'}")
+            connection.info["waits"] = waits
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

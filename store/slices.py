@@ -187,7 +187,9 @@ def claim_slices(
         return []
     weights = (first.model_id, first.checkpoint)
     same = {"model_id": first.model_id, "checkpoint": first.checkpoint}
-    riders = session.execute(RIDERS, {"now": now, "most": max_images, **same}).all()  # each job takes at least one place
+    riders = session.execute(
+        RIDERS, {"now": now, "most": max_images, **same}
+    ).all()  # each job takes at least one place
     slices: list[Slice] = []
     turns: dict[JobPriority, list[str]] = {}
     room = max_images

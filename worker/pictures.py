@@ -118,7 +118,9 @@ def _key(job_id: str, position: int) -> str:
     return f"images/{job_id[FOLDER]}/{job_id}-{position:06d}.png"
 
 
-def _row(place: tuple[Slice, int], picture: RenderedImage, key: str, data: bytes, batch: Batch, now: datetime) -> NewImage:
+def _row(
+    place: tuple[Slice, int], picture: RenderedImage, key: str, data: bytes, batch: Batch, now: datetime
+) -> NewImage:
     (part, position), (height, width) = place, picture.pixels.shape[1:]
     return NewImage(
         id=new_id("img"),

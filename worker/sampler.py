@@ -124,7 +124,7 @@ class SliceSampler:
                     return []
         statistics = self._station.statistics
         # A claim that a power cut undoes is a lease that is free again, and nothing was made under it.
-        with statistics.stage("claim"), database.transaction(durable=False) as session:
+        with statistics.stage("claim"), database.transaction(durable="eventually") as session:
             now = database.now(session)
             late = jobs.end_late(session, now=now) if unfinished or self._sweeps() else []
             slices = claim_slices(

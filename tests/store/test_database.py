@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from store import database as database_module
-from store.database import Database
+from store.database import Database, Durable
 from store.errors import DatabaseUnavailable, StorageFull
 from store.local_redis import free_port
 from store.records import Dataset
@@ -347,11 +348,31 @@ def test_sqlite_keeps_a_log_of_writes_flushes_each_commit_and_checks_references(
 
 
 def test_a_commit_waits_for_the_disk_unless_told_otherwise(database: Database) -> None:
-    asked = "PRAGMA synchronous" if database.is_sqlite else "SELECT source FROM pg_settings WHERE name='synchronous_commit'"
+    asked = (
+        "PRAGMA synchronous" if database.is_sqlite else "SELECT source FROM pg_settings WHERE name='synchronous_commit'"
+    )
     seen = []
-    for durable in (True, False, True):
+    ways: list[Durable] = ["at once", "eventually", "at once"]
+    for durable in ways:
         with database.transaction(durable=durable) as session:
             seen.append(session.execute(text(asked)).scalar())
 
     assert seen[0] == seen[2] != seen[1]
-    assert seen[1] == (1 if database.is_sqlite else "session")  # NORMAL: the log is written, and flushed with a later one
+    assert seen[1] == (
+        1 if database.is_sqlite else "session"
+    )  # NORMAL: the log is written, and flushed with a later one
+
+
+def test_a_flush_makes_durable_what_was_committed_without_waiting(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    database = Database(sqlite_url)
+    with database.transaction(durable="flushed") as session:
+        session.execute(text("CREATE TABLE kept (id INTEGER)"))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.path.realpath(f"/proc/self/fd/{descriptor}")))
+
+    database.flush()
+
+    database.close()
+    assert flushed == [f"{database.url.database}-wal"]
