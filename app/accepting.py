@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from app.errors import NotAcceptable
 from app.renditions import PictureFormat, Rendition
@@ -22,8 +23,7 @@ def picture_wanted(accept: str | None, n: int) -> Rendition | None:
     Raises:
         NotAcceptable: only a picture would do, but several were asked for.
     """
-    ranges = _ranges(accept or "*/*")
-    ranks = {offer: _rank(offer, ranges) for offer in (JSON, *PICTURES)}
+    ranks = _ranks(accept or "*/*")
     best = max(ranks, key=lambda offer: ranks[offer])  # the first of equals
     if best == JSON or ranks[best][0] == 0:
         return None
@@ -36,6 +36,12 @@ def picture_wanted(accept: str | None, n: int) -> Rendition | None:
         parameter="/n",
         remedy="ask for n = 1, or accept application/json and fetch each image's `url`",
     )
+
+
+@lru_cache(maxsize=64)  # most clients send the same few
+def _ranks(accept: str) -> Mapping[str, tuple[float, int]]:
+    ranges = _ranges(accept)
+    return {offer: _rank(offer, ranges) for offer in (JSON, *PICTURES)}
 
 
 def _ranges(accept: str) -> dict[str, float]:

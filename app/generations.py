@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.responses import Response
@@ -17,7 +17,14 @@ from starlette.responses import Response
 from app.accepting import picture_wanted
 from app.auth import Caller, MayGenerate
 from app.controls import Interpolation, Label, Mix, Seed, Variations, count_images, counts_up, request_of
-from app.dependencies import NO_NULL, CancelAfter, Encoders, IdempotencyKey, PreferredWait
+from app.dependencies import (
+    NO_NULL,
+    CancelAfter,
+    IdempotencyHeader,
+    PreferHeader,
+    checked_key,
+    wait_preferred_s,
+)
 from app.errors import (
     InvalidParameter,
     JobCanceled,
@@ -53,14 +60,6 @@ ROUTE = "/v1/generations"
 STATUS_OF_CODE = {"storage_full": 507, "data_missing": 409, "unknown_label": 422}
 
 router = APIRouter(prefix=ROUTE, tags=["generations"])
-
-
-async def _intake(request: Request) -> Intake:
-    intake: Intake = request.app.state.intake
-    return intake
-
-
-Desk = Annotated[Intake, Depends(_intake)]
 
 
 class Generation(BaseModel):
@@ -146,19 +145,20 @@ class Generation(BaseModel):
 async def create_generation(
     caller: MayGenerate,
     request: Request,
-    intake: Desk,
-    encoders: Encoders,
     body: Generation,
-    idempotency_key: IdempotencyKey,
-    preferred_wait_s: PreferredWait,
-    cancel_after_s: CancelAfter,
+    idempotency_key: IdempotencyHeader = None,
+    prefer: PreferHeader = None,
+    cancel_after_s: CancelAfter = None,
     accept: Annotated[
         str | None,
         Header(description="`image/png`, `image/webp` or `image/jpeg` answers with the picture itself, for n = 1."),
     ] = None,
 ) -> Response:
     """Asks for pictures. With `Prefer: wait=n` the answer comes when they are made, if that is within n seconds."""
+    intake: Intake = request.app.state.intake
     resources, news = intake.resources, intake.news
+    checked_key(idempotency_key)
+    preferred_wait_s = wait_preferred_s(prefer)
     rendition = picture_wanted(accept, count_images(body))
     longest = resources.settings.max_wait_s
     wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if rendition else 0.0)
@@ -188,7 +188,7 @@ async def create_generation(
     elif rendition is not None and seen.content is not None:  # it has succeeded
         content = seen.content
         if not rendition.is_stored:
-            content = await anyio.to_thread.run_sync(rendition.of, content, limiter=encoders)
+            content = await anyio.to_thread.run_sync(rendition.of, content, limiter=request.app.state.encoders)
         response = _picture(seen, rendition, content)
     else:
         response = _answer(seen)
