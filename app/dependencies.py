@@ -43,10 +43,11 @@ IdempotencyHeader = Annotated[
         description="Any unique text of at most 150 characters. The same key with the same request gives the same "
         "job again, so a request may be repeated after a lost connection.",
         examples=["2f1b7c1e-import-cats"],
+        json_schema_extra={"pattern": f"^{KEY}$"},
     ),
 ]
 PreferHeader = Annotated[
-    list[str] | None,
+    str | None,
     Header(
         description="`wait=n`: answer when the job has ended, or after n seconds at most (RFC 7240).",
         examples=["wait=30"],
@@ -68,7 +69,7 @@ CancelAfter = Annotated[
 
 def checked_key(idempotency_key: str | None) -> str | None:
     """Return the Idempotency-Key; raises InvalidParameter where it is none."""
-    if idempotency_key is not None and not re.fullmatch(rf"[\x21-\x7e]{{1,{LONGEST_KEY}}}", idempotency_key):
+    if idempotency_key is not None and not re.fullmatch(KEY, idempotency_key):
         raise InvalidParameter(
             f"Idempotency-Key has {len(idempotency_key)} characters or unusual ones",
             parameter="Idempotency-Key",
@@ -77,10 +78,10 @@ def checked_key(idempotency_key: str | None) -> str | None:
     return idempotency_key
 
 
-def wait_preferred_s(prefer: Sequence[str] | None) -> float | None:
+def wait_preferred_s(prefer: Sequence[str]) -> float | None:
     """Return how long the client would wait, by its Prefer headers; None where it says nothing of that."""
     # The header may come several times; each holds preferences between commas, each with parameters after semicolons.
-    for preference in ",".join(prefer or []).split(","):
+    for preference in ",".join(prefer).split(","):
         found = re.fullmatch(r'wait\s*=\s*"?(\d{1,9}(?:\.\d{1,6})?)"?', preference.partition(";")[0].strip().lower())
         if found:
             return float(found[1])

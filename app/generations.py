@@ -158,7 +158,7 @@ async def create_generation(
     intake: Intake = request.app.state.intake
     resources, news = intake.resources, intake.news
     checked_key(idempotency_key)
-    preferred_wait_s = wait_preferred_s(prefer)
+    preferred_wait_s = wait_preferred_s(request.headers.getlist("prefer")) if prefer is not None else None
     rendition = picture_wanted(accept, count_images(body))
     longest = resources.settings.max_wait_s
     wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if rendition else 0.0)

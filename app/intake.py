@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from app.backlog import Backlog
 from app.jobs import IMAGES_SHOWN
@@ -17,6 +17,15 @@ from store import jobs, records
 from store.errors import BlobNotFound, JobNotFound, StoreError
 from store.records import JobStatus
 from store.resources import Resources
+
+# Built once: to build a statement costs more than to execute it.
+WANTED = bindparam("wanted", expanding=True)
+JOBS = select(records.Job).where(records.Job.id.in_(WANTED))
+FIRST_IMAGES = (
+    select(records.Image)
+    .where(records.Image.job_id.in_(WANTED), records.Image.position < IMAGES_SHOWN)
+    .order_by(records.Image.job_id, records.Image.position)
+)
 
 
 @dataclass(frozen=True)
@@ -68,10 +77,9 @@ def look_together(resources: Resources, asked: Sequence[Asked]) -> list[Seen | E
     """Look at sample jobs, all at one moment; JobNotFound among the answers is for one that is gone."""
     wanted = [one.job_id for one in asked]
     with resources.database.snapshot() as session:
-        rows = {job.id: job for job in session.scalars(select(records.Job).where(records.Job.id.in_(wanted)))}
+        rows = {job.id: job for job in session.scalars(JOBS, {"wanted": wanted})}
         images: dict[str, list[records.Image]] = {}
-        first = select(records.Image).where(records.Image.job_id.in_(wanted), records.Image.position < IMAGES_SHOWN)
-        for image in session.scalars(first.order_by(records.Image.job_id, records.Image.position)):
+        for image in session.scalars(FIRST_IMAGES, {"wanted": wanted}):
             images.setdefault(image.job_id, []).append(image)
     return [_seen(resources, one, rows.get(one.job_id), images.get(one.job_id, [])) for one in asked]
 
