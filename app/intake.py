@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import BindParameter, bindparam, select
 
 from app.backlog import Backlog
 from app.jobs import IMAGES_SHOWN
@@ -19,7 +20,7 @@ from store.records import JobStatus
 from store.resources import Resources
 
 # Built once: to build a statement costs more than to execute it.
-WANTED = bindparam("wanted", expanding=True)
+WANTED: BindParameter[Any] = bindparam("wanted", expanding=True)
 JOBS = select(records.Job).where(records.Job.id.in_(WANTED))
 FIRST_IMAGES = (
     select(records.Image)

@@ -106,7 +106,9 @@ def submit_together(
     if new:
         resources.tell(*map(status_notice, new))
         resources.ring(*{LANE_OF[job.kind] for job in new})
-        resources.database.flush()  # while a worker begins; whoever asked is told only after that
+    if not all(isinstance(answer, Exception) for answer in made):
+        # While a worker begins. Whoever asked is told only after that, also of a job that another process has just made.
+        resources.database.flush()
     return made
 
 

@@ -79,6 +79,24 @@ def test_what_comes_together_is_committed_at_once_and_rung_for_once(resources: R
     assert resources.queue.waiting(Lane.SAMPLE) == 1
 
 
+def test_the_bell_rings_before_the_disk_has_it_and_nobody_is_answered_before_that(
+    resources: Resources, backlog: Backlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[int] = []
+
+    def fail(database: Database) -> None:
+        rung.append(resources.queue.waiting(Lane.SAMPLE))
+        raise DatabaseUnavailable("the disk is gone")
+
+    monkeypatch.setattr(Database, "flush", fail)
+    with pytest.raises(DatabaseUnavailable):
+        submit_together(resources, backlog, [generation("a", key="k")])
+    with pytest.raises(DatabaseUnavailable):  # as little of what another process may have made just now
+        submit_together(resources, backlog, [generation("a", key="k")])
+
+    assert rung == [1, 1]
+
+
 def test_who_is_refused_is_refused_alone(resources: Resources, backlog: Backlog) -> None:
     made = submit_together(
         resources, backlog, Quotas(resources), [generation("a"), refused(), generation("b", images=LIMIT)]
