@@ -112,7 +112,7 @@ def _bulk(client: Client, target: Target, requests: int) -> dict[str, float]:
     for _ in range(requests):
         body = {**target.body, "n": BULK, "seed": next(seeds), "priority": "interactive"}
         httpx.post(
-            f"{client.url}/v1/generations", json=body, headers={"Prefer": "wait=60"}, timeout=90
+            f"{client.url}/v1/generations", json=body, headers={"Prefer": "wait=60", **client.headers}, timeout=90
         ).raise_for_status()
     return {"images_per_s": BULK * requests / (time.monotonic() - began)}
 

@@ -90,9 +90,9 @@ def test_the_bell_rings_before_the_disk_has_it_and_nobody_is_answered_before_tha
 
     monkeypatch.setattr(Database, "flush", fail)
     with pytest.raises(DatabaseUnavailable):
-        submit_together(resources, backlog, [generation("a", key="k")])
+        submit_together(resources, backlog, Quotas(resources), [generation("a", key="k")])
     with pytest.raises(DatabaseUnavailable):  # as little of what another process may have made just now
-        submit_together(resources, backlog, [generation("a", key="k")])
+        submit_together(resources, backlog, Quotas(resources), [generation("a", key="k")])
 
     assert rung == [1, 1]
 
