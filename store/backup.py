@@ -68,7 +68,7 @@ def back_up(
     with _locked(target):
         copy = _Copy(LocalBlobs(target), blobs, on_progress)
         for _ in range(ROUNDS):
-            with database.snapshot() as session:
+            with database.snapshot(lasting=True) as session:
                 now, references = database.now(session), read_references(session)
                 missing = copy.folders(references)
                 # What goes by checkpoints goes soon: it is copied first, and here it shows whether all of it was.

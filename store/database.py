@@ -33,12 +33,14 @@ Durable = Literal["at once", "flushed", "eventually"]
 LOCK_S = 15  # how long a writer waits for another's transaction before it gives up
 POOL_SIZE = 16  # connections kept open
 POSTGRES_OVERFLOW = 16  # and opened on top when busy: PostgreSQL allows 100 in all, to all processes
+POSTGRES_IDLE_S = 20  # what is paused in mid-transaction keeps its locks this long, which is less than a lease
 POSTGRES_POOL_S = 10  # how long to wait for one of these
 POSTGRES_SILENT_S = 15  # how long the network may swallow what we send to it
 # Of PostgreSQL's error codes
 UNKNOWN_NAMES = {"42P01", "42703"}  # no such table, no such column
 READ_ONLY = {"25006"}  # a standby, or a primary that was made one
 DISK_FULL = "53100"
+IDLE_TOO_LONG = "25P03"
 NOT_OUR_FAULT = {
     "08",
     "25",
@@ -85,13 +87,18 @@ class Database:
             session.commit()
 
     @contextmanager
-    def snapshot(self) -> Iterator[Session]:
+    def snapshot(self, *, lasting: bool = False) -> Iterator[Session]:
         """One reading transaction: all it reads is from one moment, and whatever it changed is dropped.
+
+        Args:
+            lasting: whether other work is done in it, for longer than a transaction may lie idle.
 
         Raises:
             DatabaseUnavailable: the database does not answer.
         """
         with self._session(writes=False) as session:
+            if lasting and not self.is_sqlite:
+                session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             yield session
 
     @contextmanager
@@ -308,7 +315,8 @@ def _postgres_engine(url: URL) -> Engine:
             "application_name": "darkroom",
             "client_encoding": "utf8",  # a server set up without an encoding would hand out bytes
             # Moments come back in the session's zone, and in one east of Greenwich the last hours of the year 9999 have none.
-            "options": f"{given} -c lock_timeout={LOCK_S}s -c timezone=UTC".lstrip(),
+            "options": f"{given} -c lock_timeout={LOCK_S}s -c timezone=UTC "
+            f"-c idle_in_transaction_session_timeout={POSTGRES_IDLE_S}s".lstrip(),
             # A host that vanished says nothing; the kernel would wait for a quarter of an hour, or for two.
             "tcp_user_timeout": POSTGRES_SILENT_S * 1000,
             "keepalives_idle": POSTGRES_SILENT_S,
@@ -346,6 +354,10 @@ def _translated(error: DBAPIError) -> DatabaseUnavailable | StorageFull | None:
     cause, state = str(error.orig), getattr(error.orig, "sqlstate", None) or ""
     if "no such table" in cause or "no such column" in cause or state in UNKNOWN_NAMES:
         return DatabaseUnavailable(f"the database's schema is not this release's ({cause}); run `darkroom migrate`")
+    if state == IDLE_TOO_LONG:
+        return DatabaseUnavailable(
+            f"a transaction did nothing for {POSTGRES_IDLE_S} s, so the database ended it: {cause}"
+        )
     if state in READ_ONLY or "readonly database" in cause:
         return DatabaseUnavailable(
             f"the database can't be written to: {cause}; check its owner and its disk's mount, or who is the primary now"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, or_, select
+from sqlalchemy import BindParameter, ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from store.errors import InvalidTransition, JobNotFound, LeaseLost
@@ -371,13 +371,16 @@ def end_late(session: Session, *, now: datetime) -> list[Job]:
     return ended
 
 
-def recover(session: Session, *, now: datetime, max_attempts: int, owner: str | None = None) -> list[Job]:
+def recover(
+    session: Session, *, now: datetime, max_attempts: int, owner: str | None = None, how: str | None = None
+) -> list[Job]:
     """Take jobs from workers that are gone: back into the line, or ended.
 
     Args:
         now: leases that ran out before this moment are taken.
         max_attempts: a job claimed this often without committed progress fails.
         owner: take this owner's jobs at once, whatever their lease: it is known to be dead. None: only expired leases.
+        how: how it died, as "signal SIGKILL"; None: nobody saw it.
 
     Returns:
         The jobs that changed.
@@ -397,8 +400,8 @@ def recover(session: Session, *, now: datetime, max_attempts: int, owner: str | 
             _end(session, job, "stop", now)
         elif job.attempts >= max_attempts:
             message = (
-                f"its worker died {job.attempts} times without getting further; look into the worker's log "
-                "(out of memory is the usual cause), then submit it again, perhaps smaller"
+                f"its worker died {job.attempts} times without getting further, the last time {_died(how)}; look into the "
+                "worker's log (out of memory is the usual cause), then submit it again, perhaps smaller"
             )
             _fail(session, job, now, "worker_lost", message, retryable=True)
         else:
@@ -420,6 +423,18 @@ def put_back(session: Session, *, now: datetime) -> list[Job]:
             job.attempts -= 1
             _put_back(job)
     return running
+
+
+def _died(how: str | None) -> str:
+    if how is None:
+        return "unseen: its lease ran out"
+    killed = " (what the kernel sends where memory is exhausted)" if how == "signal SIGKILL" else ""
+    return f"by {how}{killed}"
+
+
+def next_expiry(session: Session) -> datetime | None:
+    """When the first of the leases runs out that are held now; None where there is none."""
+    return session.scalar(select(func.min(Job.lease_until)).where(Job.status == RUNNING))
 
 
 def lanes_waiting(session: Session) -> set[Lane]:

@@ -25,7 +25,9 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = (
+    10.0  # what was killed often is back within seconds, and a program that cannot start is not tried hotly
+)
 STEADY_S = 60.0  # a child that ran this long has recovered: its next pause is the first again
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -135,7 +137,7 @@ class Supervisor:
                 continue
             if time.monotonic() - child.started_at > STEADY_S:
                 child.pause_s = FIRST_PAUSE_S
-            log.warning("%s ended (%s); it starts again in %.1f s", child.program.name, _ending(code), child.pause_s)
+            log.warning("%s ended (%s); it starts again in %.1f s", child.program.name, ending(code), child.pause_s)
             child.due_at = time.monotonic() + child.pause_s
             child.pause_s = min(child.pause_s * 2, LONGEST_PAUSE_S)
 
@@ -177,8 +179,18 @@ class Supervisor:
 def _as_child(parent_pid: int) -> None:
     # Ctrl-C reaches the whole group; the mask survives exec, so only the supervisor acts on it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    if sys.platform == "linux":  # a killed parent takes its children along
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    die_with_parent(parent_pid, signal.SIGTERM)
+
+
+def die_with_parent(parent_pid: int, number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when the thread ends that started it (Linux; elsewhere nothing).
+
+    Args:
+        parent_pid: who started this process.
+        number: the signal.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
         if os.getppid() != parent_pid:  # it was killed before we asked
             os._exit(1)
 
@@ -208,5 +220,6 @@ def _wake_on_signals(handler: Callable[[int, FrameType | None], None]) -> Iterat
         os.close(writer)
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
+    """How a process ended, in words."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from celery import Celery
+from kombu.entity import Queue as BrokerQueue
 
 from store.events import CONNECT_S, connect
 from store.outage import Outage
@@ -123,7 +124,9 @@ def celery_app(redis_url: str, *, answer_s: float = BROKER_ANSWER_S) -> Celery:
     """
     app = Celery("darkroom", broker=redis_url, set_as_current=False)
     app.conf.update(
-        # The row recovers lost work, not the broker: a bell is acknowledged when it is heard.
+        # The row recovers lost work, not the broker: a bell that is taken is gone, and needs no acknowledgement. One that
+        # fails, as when Redis dies, is swallowed by Celery and counts against the worker, which then takes no other bell.
+        task_queues=[_unacknowledged(lane.queue_name) for lane in Lane],
         task_acks_late=False,
         task_ignore_result=True,
         result_backend=None,
@@ -146,3 +149,7 @@ def celery_app(redis_url: str, *, answer_s: float = BROKER_ANSWER_S) -> Celery:
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
     )
     return app
+
+
+def _unacknowledged(name: str) -> BrokerQueue:
+    return BrokerQueue(name, routing_key=name, no_ack=True)  # type: ignore[no-untyped-call]

@@ -37,8 +37,9 @@ LINE_NOW = select(*COLUMNS).where(*QUEUED, jobs.in_time(bindparam("now"))).order
 FIRST = LINE_NOW.limit(1).with_for_update(skip_locked=True)
 BEFORE = tuple_(*LINE) < tuple_(bindparam("turn_at", type_=UtcDateTime), bindparam("job_id", type_=JOB.id.type))
 FIRST_BEFORE = LINE_NOW.where(BEFORE).limit(1).with_for_update(skip_locked=True)
+ONLY = LINE_NOW.where(JOB.id == bindparam("job_id")).with_for_update(skip_locked=True)
 RIDERS = (
-    LINE_NOW.where(JOB.model_id == bindparam("model_id"), JOB.checkpoint == bindparam("checkpoint"))
+    LINE_NOW.where(JOB.model_id == bindparam("model_id"), JOB.checkpoint == bindparam("checkpoint"), JOB.attempts == 0)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
@@ -160,7 +161,8 @@ def claim_slices(
     """Return the next batch: slices of jobs that want the same weights, at most `max_images` images in all.
 
     The first job in the line (the one whose turn is due first) picks the weights; every other job for the same weights
-    may ride along, in the line's order. Jobs whose deadline has passed are left alone.
+    may ride along, in the line's order. Jobs whose deadline has passed are left alone. One that was under way when its
+    worker died goes alone until it gets further: should it be what kills workers, it takes no other job along.
 
     Args:
         session: a writing transaction.
@@ -186,14 +188,20 @@ def claim_slices(
     if first is None:
         return []
     weights = (first.model_id, first.checkpoint)
-    same = {"model_id": first.model_id, "checkpoint": first.checkpoint}
-    riders = session.execute(
-        RIDERS, {"now": now, "most": max_images, **same}
-    ).all()  # each job takes at least one place
+    alone = is_suspect(first)
+    if alone:
+        riders = session.execute(ONLY, {"now": now, "job_id": first.id}).all()
+    else:
+        same = {"model_id": first.model_id, "checkpoint": first.checkpoint}
+        # Each job takes at least one place.
+        riders = session.execute(RIDERS, {"now": now, "most": max_images, **same}).all()
     slices: list[Slice] = []
     turns: dict[JobPriority, list[str]] = {}
     room = max_images
-    in_line = [row for row in going_on if (row.model_id, row.checkpoint) == weights]
+    in_line = [
+        row for row in going_on if (row.model_id, row.checkpoint) == weights and (row.id == first.id or not alone)
+    ]
+    in_line = [row for row in in_line if alone or not is_suspect(row)]
     for row in sorted([*in_line, *riders], key=_turn):
         if room == 0:
             break
@@ -210,6 +218,11 @@ def claim_slices(
     for priority, job_ids in turns.items():  # to the end of the line now: the next claim may come before the commit
         session.execute(update(JOBS).where(JOB.id.in_(job_ids)).values(turn_at=jobs.turn_at(priority, now)))
     return slices
+
+
+def is_suspect(row: Row[*tuple[Any, ...]]) -> bool:
+    """Whether a job's worker died, and it has got no further since."""
+    return bool(row.attempts > (1 if row.status is RUNNING else 0))
 
 
 def _still_held(session: Session, mine: Mapping[str, Claim], owner: str, now: datetime) -> list[Row[*tuple[Any, ...]]]:

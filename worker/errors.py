@@ -25,6 +25,8 @@ AWAY = frozenset(
 )
 NO_ROOM = {DiskFull.__name__, OutOfSpace.__name__}
 
+NO_MEMORY = ("out of memory", "can't allocate memory")
+
 
 class WorkerError(Exception):
     """Base of every error that worker raises."""
@@ -103,10 +105,17 @@ def failure(error: Exception) -> Failure:
         return Failure(_code(type(error).__name__), str(error), retryable=isinstance(error, (RankLost, OutOfMemory)))
     if isinstance(error, ChildFailed):
         return Failure(_code(error.name), str(error), retryable=False)
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if _is_out_of_memory(error):
         remedy = "choose a smaller batch_size, base_channels or resolution"
         return Failure("out_of_memory", f"the device ran out of memory ({error}); {remedy}", retryable=True)
     return Failure("internal", f"{type(error).__name__}: {error}; the worker's log has the details", retryable=True)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # By name and words, as this lane may hold no PyTorch: the CPU's allocator raises a plain RuntimeError.
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def _code(name: str) -> str:

@@ -1,7 +1,7 @@
 """Export jobs: a model becomes a file that others can run.
 
-A child process does it, `python -m models export`: what converts networks takes hundreds of megabytes that it would not give
-back, and this worker would otherwise hold no PyTorch (docs/decisions/0009-exports.md).
+A child process does it, as `python -m models export` would (worker/child.py): what converts networks takes hundreds of
+megabytes that it would not give back, and this worker would otherwise hold no PyTorch (docs/decisions/0009-exports.md).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import socket
 import sys
 
 from store.errors import SettingsError, StoreError
-from store.processes import Program, Supervisor
+from store.processes import Program, Supervisor, ending
 from store.queue import Lane
 from store.resources import Resources
 from store.settings import Settings, load_settings
@@ -57,10 +57,10 @@ def _program(resources: Resources, lane: Lane, pinned: Pinned, number: int = 0) 
         command += ["--called", ",".join(device.name for device in pinned.devices)]
         return [*command, "--name", name]
 
-    def on_exit(argv: list[str], _code: int) -> None:
+    def on_exit(argv: list[str], code: int) -> None:
         # The lease would run out by itself; why wait, when its holder is known to be dead?
         try:
-            reconcile(resources, owner=argv[-1])
+            reconcile(resources, owner=argv[-1], how=ending(code))
         except StoreError as error:
             log.warning("jobs of %s wait for their leases to run out: %s", argv[-1], error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ from store.resources import Resources
 from store.slices import NewImage, Outcome, Slice, commit_slices
 from worker.provenance import text_chunks, xmp_packet
 from worker.statistics import WorkerStatistics
+
+log = logging.getLogger(__name__)
 
 ENCODERS = 4  # threads that compress PNGs; zlib releases the interpreter's lock
 SHARE_BYTES = 2**20  # of pixels, for one thread
@@ -84,6 +87,16 @@ class PictureStore:
                 now=now,
                 images_per_s=images_per_s,
             )
+        stored = {outcome.job_id for outcome in outcomes}
+        for part in batch.slices:
+            if part.claim.job_id not in stored:
+                log.warning(
+                    "%s is no longer this worker's (its fence was %d), or has ended; its late images %d to %d are dropped",
+                    part.claim.job_id,
+                    part.claim.fence,
+                    part.start,
+                    part.end - 1,
+                )
         self._resources.tell(*(notice for outcome in outcomes for notice in _notices(outcome, by_job[outcome.job_id])))
         self._statistics.note_batch(len(files), batch.started)
         return outcomes

@@ -16,26 +16,34 @@ from store.retention import BATCH, retire
 log = logging.getLogger(__name__)
 
 TIDY_EVERY_S = 60.0
+SOON_S = 0.5  # after a lease has run out
 
 
-def reconcile(resources: Resources, *, owner: str | None = None) -> None:
+def reconcile(resources: Resources, *, owner: str | None = None, how: str | None = None) -> float:
     """Puts every job with an expired lease back into the line, or ends it, cancels what missed its deadline, and rings for
     all that is queued.
 
     Args:
         resources: what to look through.
         owner: a worker known to be dead, whose jobs are taken at once. None: leases decide.
+        how: how it died, as "signal SIGKILL"; None: nobody saw it.
+
+    Returns:
+        When to look again, in seconds: soon after the next lease runs out, but at the usual interval at the latest.
     """
     database = resources.database
     with database.transaction() as session:
         now = database.now(session)
         late = jobs.end_late(session, now=now)  # first, so that none of them goes back into the line
-        recovered = jobs.recover(session, now=now, max_attempts=resources.settings.max_attempts, owner=owner)
+        recovered = jobs.recover(session, now=now, max_attempts=resources.settings.max_attempts, owner=owner, how=how)
+        expiry = jobs.next_expiry(session)
         lanes = jobs.lanes_waiting(session)
     for job in recovered:
         log.warning("%s %s was recovered from a worker that is gone: %s", job.kind.value, job.id, job.status.value)
     resources.tell(*(status_notice(job) for job in {job.id: job for job in (*late, *recovered)}.values()))
     resources.ring(*sorted(lanes))
+    due_s = resources.settings.reconcile_s
+    return due_s if expiry is None else min(due_s, max(SOON_S, (expiry - now).total_seconds() + SOON_S))
 
 
 def tidy(resources: Resources) -> bool:
@@ -79,13 +87,14 @@ class Reconciler:
     def _go_on(self) -> None:
         settings, was_away = self._resources.settings, False
         while True:
+            due_s = settings.reconcile_s
             try:
                 if was_away:
                     # Nobody could renew a lease meanwhile: all get the time to, before any counts as run out.
                     self._resources.database.ping()
                     if self._ended.wait(min(settings.heartbeat_s, settings.reconcile_s)):
                         return
-                reconcile(self._resources)
+                due_s = reconcile(self._resources)
                 was_away = False
                 self._resources.blobs.sweep()
                 if time.monotonic() - self._tidied_at >= TIDY_EVERY_S:
@@ -97,5 +106,5 @@ class Reconciler:
                 log.warning("this round of reconciling was missed: %s", error)
             except Exception:  # lost work would stay lost without it
                 log.exception("this round of reconciling failed")
-            if self._ended.wait(settings.reconcile_s):
+            if self._ended.wait(due_s):
                 return

@@ -93,6 +93,10 @@ class SliceSampler:
                 self._end_canceled()
             slices = self._claim(look_first=not just_rung)
             just_rung = False
+            suspect = any(part.claim.attempt > 1 and part.start == part.claim.cursor for part in slices)
+            if finishing is not None and suspect:
+                finishing.result()  # what may be poison finds nothing else in the making
+                finishing = None
             batches = self._render(slices) if slices else []
             if finishing is None and not slices:
                 break

@@ -34,6 +34,12 @@ def test_compose_sets_only_what_is_a_setting() -> None:
     assert set(re.findall(rf"{PREFIX}\w+", COMPOSE)) <= settings | OF_COMPOSE
 
 
+def test_docker_waits_longer_than_workers_may_take_to_hand_back_their_work() -> None:
+    """Given that the launcher kills its workers after DARKROOM_DRAIN_S, I expect time left for it to put back their jobs."""
+    (grace,) = re.findall(r"stop_grace_period: (\d+)s", COMPOSE)
+    assert int(grace) >= Settings.model_fields["drain_s"].default + 15
+
+
 def test_only_the_api_is_published_and_only_on_loopback() -> None:
     assert re.findall(r"ports: (.*)", COMPOSE) == ['["127.0.0.1:${DARKROOM_PORT:-8000}:8000"]']
 

@@ -376,3 +376,30 @@ def test_a_flush_makes_durable_what_was_committed_without_waiting(
 
     database.close()
     assert flushed == [f"{database.url.database}-wal"]
+
+
+def test_a_writer_that_lies_idle_on_postgresql_loses_its_locks_and_is_told_so(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a process that is paused in mid-transaction, as SIGSTOP does it, I expect its rows to be free again soon; and a
+    reader who has said that it takes long to be left alone."""
+    monkeypatch.setattr(database_module, "POSTGRES_IDLE_S", 1)
+    database = Database(postgres_url)
+    with database.transaction() as session:
+        add(session)
+
+    def pause_in_mid_transaction() -> None:
+        with database.transaction() as session:
+            session.get(Dataset, "ds_1", with_for_update=True)
+            with database.transaction() as other:  # waits for the row
+                other.execute(update(Dataset).values(name="taken over"))
+            session.execute(update(Dataset).values(name="late"))
+
+    with database.snapshot(lasting=True) as patient:
+        before = patient.scalar(select(Dataset.name))
+        with pytest.raises(DatabaseUnavailable):
+            pause_in_mid_transaction()
+        assert patient.scalar(select(Dataset.name)) == before == "pictures"
+    with database.snapshot() as session:
+        assert session.scalar(select(Dataset.name)) == "taken over"
+    database.close()

@@ -133,6 +133,25 @@ def test_a_bell_leaves_nothing_else_in_redis(redis_url: str) -> None:
     assert {key for key in left if not key.startswith("_kombu.binding")} == set()  # no results, nothing unacknowledged
 
 
+def test_a_bell_that_is_taken_needs_no_acknowledgement(redis_url: str) -> None:
+    """Given a worker's consumer that has taken a bell and not acknowledged it, as when Redis dies just then, I expect it
+    to take the next all the same."""
+    app, lane = celery_app(redis_url), Lane.IO
+    taken: list[Any] = []
+    with app.connection() as connection:
+        consumer = app.amqp.TaskConsumer(connection, queues=[app.amqp.queues[lane.queue_name]])
+        consumer.qos(prefetch_count=1)
+        consumer.on_message = taken.append
+        with consumer:
+            for _ in range(2):
+                app.send_task(lane.queue_name, queue=lane.queue_name, ignore_result=True)
+                connection.drain_events(timeout=5)
+            with connect(redis_url) as client:
+                assert client.keys("unacked*") == []
+    assert len(taken) == 2
+    app.close()
+
+
 def test_a_bell_outlives_the_process_that_rang_it(redis_url: str) -> None:
     ringer = CeleryQueue(redis_url)
     ringer.ring(Lane.IO)

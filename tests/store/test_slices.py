@@ -419,3 +419,21 @@ def test_samplers_in_many_threads_make_every_image_exactly_once(database: Databa
         job_id: list(range(n)) for job_id, n in wanted.items()
     }
     assert {look(database, job_id).status for job_id in wanted} == {JobStatus.SUCCEEDED}
+
+
+def test_what_was_under_way_when_a_worker_died_goes_alone_until_it_gets_further(
+    database: Database, sampler: Sampler
+) -> None:
+    """Given three jobs in a batch whose worker dies, I expect each alone afterwards, so that what is poison takes nobody along,
+    and company again for one that has got further."""
+    first, second, large = submit(database, 2), submit(database, 2, at_s=1), submit(database, 20, at_s=2)
+    assert len(Sampler(database, "dead").claim(3)) == 3
+    with database.transaction() as session:
+        jobs.recover(session, now=later(4), max_attempts=3, owner="dead")
+    fresh = submit(database, 2, at_s=5)
+
+    for at_s, expected in enumerate([(first, 0, 2), (second, 0, 2), (large, 0, 8)], start=6):
+        alone = sampler.claim(at_s)
+        assert plan(alone) == [expected]
+        sampler.commit(alone, at_s)
+    assert plan(sampler.claim(10)) == [(fresh, 0, 2), (large, 8, 6)]

@@ -141,6 +141,23 @@ def test_a_canceled_evaluation_ends_without_a_trace(
     assert "evaluation" not in model_of(desk).metrics
 
 
+def test_an_evaluation_at_sigterm_goes_back_into_the_line(
+    station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original: Callable[[Run], bool] = Run.should_stop
+
+    def told(run: Run) -> bool:
+        station.draining.set()
+        return original(run)
+
+    monkeypatch.setattr(Run, "should_stop", told)
+    job_id = evaluate_job(desk)
+    run_queued(station, Lane.TRAIN, evaluate_model)
+    job = desk.job(job_id)
+    assert (job.status, job.owner, job.attempts) == (JobStatus.QUEUED, None, 0)
+    assert desk.resources.queue.waiting(Lane.TRAIN) == 1
+
+
 def test_a_worker_that_lost_its_lease_writes_nothing(station: Station, desk: Desk) -> None:
     job_id = evaluate_job(desk)
     claim = desk.claim(JobKind.EVALUATE)

@@ -5,7 +5,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from store.errors import DatabaseUnavailable
 from store.queue import Lane, MemoryQueue
@@ -142,3 +142,26 @@ def test_what_is_older_than_the_settings_keep_it_goes_and_little_disk_is_warned_
         assert session.get(Dataset, "ds_1") is None
     assert "1 failed data sets" in caplog.text
     assert "only 5 MiB are left" in caplog.text
+
+
+def test_the_next_round_comes_when_the_next_lease_runs_out_and_not_an_interval_later(desk: Desk) -> None:
+    """Given rounds every 10 s, when a lease has 3 s left, I expect a round right after it, and else none sooner."""
+    assert reconcile(desk.resources) == desk.resources.settings.reconcile_s == 10.0
+    desk.import_job(b"")
+    desk.claim(JobKind.IMPORT, lease_s=3.0)
+    assert 2.0 < reconcile(desk.resources) <= 4.0
+    with desk.resources.database.transaction() as session:
+        for job in session.scalars(select(Job)):
+            job.lease_until = datetime.now(UTC) + timedelta(seconds=30)
+    assert reconcile(desk.resources) == 10.0
+
+
+def test_the_row_of_a_poisonous_job_says_how_its_worker_died(desk: Desk) -> None:
+    job_id = desk.import_job(b"")
+    for _ in range(desk.resources.settings.max_attempts):
+        desk.claim(JobKind.IMPORT, owner="dead@here")
+        reconcile(desk.resources, owner="dead@here", how="signal SIGKILL")
+    job = desk.job(job_id)
+    assert (job.status, job.error_code, job.error_retryable) == (JobStatus.FAILED, "worker_lost", True)
+    assert "3 times" in (job.error_message or "")
+    assert "SIGKILL (what the kernel sends where memory is exhausted)" in (job.error_message or "")

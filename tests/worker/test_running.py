@@ -60,6 +60,7 @@ def test_all_queued_jobs_of_the_lane_are_run_in_order_by_one_bell(station: Stati
         (NoUsableImages("nothing"), "no_usable_images", False),
         (RankLost(1, "cuda:1", "died (signal 9)"), "rank_lost", True),
         (MemoryError("too much"), "out_of_memory", True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "out_of_memory", True),
         (ZeroDivisionError("oh"), "internal", True),
     ],
 )

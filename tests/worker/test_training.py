@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from models import distributed
 from models.evaluation import LiveMeasure
 from models.event_log import can_log
+from models.gan.dcgan import DcganObjective
 from models.generator import Generator
+from models.objective import Batch
 from models.trainer import Outcome
 from store import curves, jobs, kept
 from store.errors import LeaseLost
@@ -383,6 +386,29 @@ def test_a_deleted_data_set_fails_the_training_with_a_reason(station: Station, d
     assert model_of(desk).status is ModelStatus.FAILED
     with desk.resources.database.snapshot() as session:
         assert session.get_one(Job, job_id).error_retryable is False
+
+
+def test_a_training_whose_loss_is_no_number_fails_with_what_to_do_and_its_model_is_the_last_good_checkpoint(
+    station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = DcganObjective.generator_losses
+
+    def spoilt(self: DcganObjective, batch: Batch) -> dict[str, Tensor]:
+        bad = model_of(desk).checkpoint is not None  # once there is a checkpoint
+        return {name: loss * float("nan") if bad else loss for name, loss in original(self, batch).items()}
+
+    monkeypatch.setattr(DcganObjective, "generator_losses", spoilt)
+    desk.dataset()
+    job_id = desk.train_job(images=10_000)
+    run_queued(changed(station, checkpoint_interval_s=0.01), Lane.TRAIN, train_model)
+    job, model = desk.job(job_id), model_of(desk)
+    assert (job.status, job.error_code, job.error_retryable) == (JobStatus.FAILED, "training_diverged", False)
+    assert "learning_rate" in (job.error_message or "")
+    assert model.status is ModelStatus.READY
+    assert model.checkpoint is not None
+    generator = Generator.load(desk.resources.blobs.fetch(model.checkpoint, desk.resources.settings.scratch_dir))
+    assert 0 < generator.images_seen == model.images_seen == job.cursor
+    assert all(parameter.isfinite().all() for parameter in generator.network.parameters())
 
 
 def test_auto_is_settled_when_the_training_begins_and_kept(station: Station, desk: Desk) -> None:
