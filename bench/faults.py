@@ -136,19 +136,20 @@ class Breaker:
     def _pause(self, fault: Fault) -> str:
         assert fault.kind is not None
         worker, row = self._stopped(fault)
+        # A sampler has several jobs, of which one may be canceled meanwhile, or not be in the batch that comes late.
+        held = [row, *(one for one in self._observer.running() if one.owner == worker.name and one.id != row.id)]
         pause, began = Pause(fault.kind, row.id), time.monotonic()
         self.found.pauses.append(pause)
         try:
-            if self._until(lambda: self._observer.rows[row.id].fence > row.fence, TAKEN_S):
+            if self._until(lambda: any(self._observer.rows[one.id].fence > one.fence for one in held), TAKEN_S):
                 pause.taken_s = time.monotonic() - began
         finally:
             os.kill(worker.pid, signal.SIGCONT)
 
         def refused() -> bool:
             lines = self._service.logs().splitlines()
-            late = (
-                line for line in lines if worker.name in line and row.id in line and "no longer this worker's" in line
-            )
+            ours = (line for line in lines if worker.name in line and "no longer this worker's" in line)
+            late = (line for line in ours if any(one.id in line for one in held))
             pause.refusal = next(late, None)
             return pause.refusal is not None
 

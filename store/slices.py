@@ -37,9 +37,9 @@ LINE_NOW = select(*COLUMNS).where(*QUEUED, jobs.in_time(bindparam("now"))).order
 FIRST = LINE_NOW.limit(1).with_for_update(skip_locked=True)
 BEFORE = tuple_(*LINE) < tuple_(bindparam("turn_at", type_=UtcDateTime), bindparam("job_id", type_=JOB.id.type))
 FIRST_BEFORE = LINE_NOW.where(BEFORE).limit(1).with_for_update(skip_locked=True)
-ONLY = LINE_NOW.where(JOB.id == bindparam("job_id")).with_for_update(skip_locked=True)
 RIDERS = (
-    LINE_NOW.where(JOB.model_id == bindparam("model_id"), JOB.checkpoint == bindparam("checkpoint"), JOB.attempts == 0)
+    LINE_NOW.where(JOB.model_id == bindparam("model_id"), JOB.checkpoint == bindparam("checkpoint"))
+    .where(JOB.attempts == 0)  # see is_suspect
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
@@ -190,7 +190,7 @@ def claim_slices(
     weights = (first.model_id, first.checkpoint)
     alone = is_suspect(first)
     if alone:
-        riders = session.execute(ONLY, {"now": now, "job_id": first.id}).all()
+        riders: Sequence[Row[*tuple[Any, ...]]] = [] if first.status is RUNNING else [first]
     else:
         same = {"model_id": first.model_id, "checkpoint": first.checkpoint}
         # Each job takes at least one place.

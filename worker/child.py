@@ -18,7 +18,7 @@ PATIENCE_S = 5.0  # for a child that was told to end
 
 
 def said_by_child(run: Run, arguments: Sequence[str]) -> dict[str, Any]:
-    """What `python -m worker.tethered …` said on its standard output, once it has ended well; it is ended when the work must.
+    """What `python -m worker.leash …` said on its standard output, once it has ended well; it is ended when the work must.
 
     Args:
         run: the job's.
@@ -28,7 +28,7 @@ def said_by_child(run: Run, arguments: Sequence[str]) -> dict[str, Any]:
         ChildFailed: it said why it could not.
         Canceled, HandedBack: the work had to stop.
     """
-    command = [sys.executable, "-m", "worker.tethered", *arguments, "--json"]
+    command = [sys.executable, "-m", "worker.leash", *arguments, "--json"]
     threads = run.resources.settings.torch_threads
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     said: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""`python -m worker.tethered …`: what `python -m models …` does, in a process that does not outlive the worker that started it.
+"""`python -m worker.leash …`: what `python -m models …` does, in a process that does not outlive the worker that started it.
 
 A worker that is killed has no moment to end its child, which would go on computing what nobody waits for.
 """
