@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -19,11 +18,10 @@ from app.errors import InUse, NotFound
 from app.pages import Page, example_page, newest_first
 from app.refusals import refusals
 from store import records
-from store.errors import BlobNotFound, Unavailable
+from store.errors import BlobNotFound
 from store.records import DatasetStatus, JobStatus
+from store.removal import delete_blobs
 from store.resources import Resources
-
-log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -210,7 +208,7 @@ def delete_dataset(caller: MayTrain, resources: Attached, dataset_id: DatasetId)
         dataset = find(session, caller, dataset_id, locked=True)
         refuse_if_in_use(session, records.Job.dataset_id == dataset_id, f"the data set {dataset_id}", "dataset_id")
         session.delete(dataset)
-    delete_blobs(resources, f"datasets/{dataset_id}", f"uploads/{dataset_id}.zip")
+    delete_blobs(resources.blobs, [f"datasets/{dataset_id}", f"uploads/{dataset_id}.zip"])
 
 
 def find(
@@ -249,15 +247,6 @@ def refuse_if_in_use(session: Session, needs_it: ColumnElement[bool], what: str,
             remedy="cancel them with POST /v1/jobs/{id}/cancel, or wait until they have ended",
             more={"jobs": list(ids[:3])},
         )
-
-
-def delete_blobs(resources: Resources, *prefixes: str) -> None:
-    """Deletes what a deleted row pointed to. What can't be deleted now takes space, but is never seen again."""
-    for prefix in prefixes:
-        try:
-            resources.blobs.delete(prefix)
-        except (Unavailable, BlobNotFound) as error:
-            log.warning("%s is left behind: %s", prefix, error)
 
 
 def _report(resources: Resources, dataset_id: str, refused_limit: int, duplicates_limit: int) -> Report | None:

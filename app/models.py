@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from app.auth import Caller, MayRead, MayTrain
 from app.caching import REVALIDATE, etag_of, has_it, not_modified
-from app.datasets import delete_blobs, refuse_if_in_use
+from app.datasets import refuse_if_in_use
 from app.dependencies import AfterModel, Attached, IfNoneMatch, Limit, ModelId
 from app.errors import InUse, NotFound
 from app.pages import Page, example_page, newest_first
@@ -22,6 +22,7 @@ from app.refusals import refusals
 from store import jobs, records
 from store.errors import BlobNotFound
 from store.records import ModelStatus
+from store.removal import delete_blobs
 from store.resources import Resources
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -159,7 +160,7 @@ def delete_model(caller: MayTrain, resources: Attached, model_id: ModelId) -> No
         model = find(session, caller, model_id, locked=True)
         refuse_if_in_use(session, jobs.needs_model(model_id), f"the model {model_id}", "model_id")
         session.delete(model)
-    delete_blobs(resources, f"models/{model_id}")
+    delete_blobs(resources.blobs, [f"models/{model_id}"])
     shutil.rmtree(resources.settings.resolved_tensorboard_dir / model_id, ignore_errors=True)
 
 
