@@ -50,8 +50,8 @@ class KeyLimits(BaseModel):
     """Limits of a key's own in place of the settings'; 0: none. What is left out is as the settings say."""
 
     requests_per_minute: Integer | None = Field(None, ge=0, le=MOST, description="By this key.")
-    images_per_day: int | None = Field(
-        None, ge=0, description="That its account may have asked for since midnight, UTC."
+    images_per_day: Integer | None = Field(
+        None, ge=0, le=MOST, description="That its account may have asked for since midnight, UTC."
     )
     queued_jobs: Integer | None = Field(None, ge=0, le=MOST, description="Of its account that may wait.")
     trainings: Integer | None = Field(None, ge=0, le=MOST, description="Of its account that may wait or run at once.")
@@ -77,7 +77,7 @@ class KeyRequest(BaseModel):
         description="Whose data sets, models, jobs and images it sees and makes. Several keys may share one.",
     )
     limits: KeyLimits | None = Field(None, description="Its own limits. Default: those of the settings.")
-    expires_in_s: int | None = Field(
+    expires_in_s: Integer | None = Field(
         None, ge=1, le=LONGEST_LIFE_S, description="Seconds after which it is no longer good. Default: never."
     )
 
