@@ -141,7 +141,7 @@ class Breaker:
         pause, began = Pause(fault.kind, row.id), time.monotonic()
         self.found.pauses.append(pause)
         try:
-            if self._until(lambda: any(self._observer.rows[one.id].fence > one.fence for one in held), TAKEN_S):
+            if self._until(lambda: any(self._observer.fence_of(one.id) > one.fence for one in held), TAKEN_S):
                 pause.taken_s = time.monotonic() - began
         finally:
             os.kill(worker.pid, signal.SIGCONT)

@@ -91,6 +91,10 @@ class Observer:
         """Jobs that a worker has at this moment."""
         return [row for row in self._read().values() if row.status == "running" and kind in {None, row.kind}]
 
+    def fence_of(self, job_id: str) -> int:
+        """The fence of a job as it was seen last; 0 where it is too new to have been seen."""
+        return self.rows[job_id].fence if job_id in self.rows else 0
+
     def unfinished(self) -> list[Row]:
         """Jobs that have not ended."""
         return [row for row in self.rows.values() if not row.ended]
