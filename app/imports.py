@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path, PurePath
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import Any, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
@@ -27,11 +26,12 @@ from app.errors import (
     TooLarge,
     UnsupportedMedia,
 )
+from app.forms import FormWebhook, checked, media_type_of, typed
 from app.jobs import Job
 from app.middleware import MAX_BODY_BYTES, UPLOAD_PATH
 from app.quotas import Wish
 from app.refusals import refusals
-from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from app.submissions import ACCEPTED, Idempotency, accept_upload, accepted, submit
 from app.values import Integer
 from app.webhooks import AskedWebhook, Webhook
 from models import catalog
@@ -45,14 +45,6 @@ router = APIRouter(prefix=UPLOAD_PATH, tags=["datasets"])
 
 SMALLEST_RESOLUTION = min(min(kind.resolutions) for kind in catalog.KINDS.values())
 NUMBERS = {"resolution", "channels"}  # fields of the form
-
-Checked = TypeVar("Checked", bound=BaseModel)
-
-
-def _typed(fields: Mapping[str, str]) -> dict[str, Any]:
-    """A form's fields, all of them text, as they would be in JSON."""
-    values = {name: int(text) if name in NUMBERS and text.isdecimal() else text for name, text in fields.items()}
-    return values | ({"webhook": {"url": fields["webhook"]}} if "webhook" in fields else {})
 
 
 class ImportOptions(BaseModel):
@@ -110,7 +102,7 @@ class UploadForm(ImportOptions):
         json_schema_extra={"format": "binary"},
         description="A zip, or a tar: plain, or compressed by gzip, bzip2 or xz.",
     )
-    webhook: str | None = Field(None, description="URL that is told when the job has ended.")  # type: ignore[assignment]
+    webhook: FormWebhook = None  # type: ignore[assignment]
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"file": "(the bytes of digits.zip)", "name": "digits"}]}
@@ -138,11 +130,11 @@ async def create_dataset(
     caller: MayTrain, request: Request, resources: Attached, idempotency_key: IdempotencyKey
 ) -> Response:
     """Send a zip or a tar as multipart upload, or name a path inside the import root. Answers with the job that imports it."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = media_type_of(request)
     if media_type == "multipart/form-data":
         return await _from_upload(request, resources, caller, idempotency_key)
     if media_type == "application/json":
-        body = _checked(ImportByPath, await _small_body(request))
+        body = checked(ImportByPath, await _small_body(request))
         return await anyio.to_thread.run_sync(_from_path, resources, caller, body, idempotency_key)
     raise UnsupportedMedia(
         f"Content-Type is {media_type or 'missing'}",
@@ -167,24 +159,20 @@ async def _from_upload(request: Request, resources: Resources, caller: Caller, k
 def _submit_upload(
     resources: Resources, caller: Caller, upload: uploads.Upload, dataset_id: str, blob: str, key: str | None
 ) -> Response:
-    is_new = False
-    try:
-        options = _checked(ImportOptions, _typed(upload.fields))
-        content = json.dumps([upload.sha256, upload.fields], sort_keys=True).encode()
-        name = options.name or _stem(upload.filename) or "upload"
-        job, is_new = _submit(
+    def make() -> tuple[records.Job, bool]:
+        options = checked(ImportOptions, typed(upload.fields, numbers=NUMBERS))
+        name = options.name or upload.stem or "upload"
+        return _submit(
             resources,
             caller,
-            Idempotency.of(caller, UPLOAD_PATH, key, content),
+            Idempotency.of(caller, UPLOAD_PATH, key, upload.content),
             dataset_id,
             {"source": {"blob": blob}, **options.model_dump(exclude={"webhook"}), "name": name},
             options.webhook,
             size_bytes=upload.size_bytes,
         )
-    finally:
-        if not is_new:  # refused, or a repetition of a request that brought the same bytes before
-            resources.blobs.delete(blob)
-    return accepted(Job.of(job))
+
+    return accept_upload(resources, blob, make)
 
 
 def _from_path(resources: Resources, caller: Caller, body: ImportByPath, key: str | None) -> Response:
@@ -275,18 +263,3 @@ async def _small_body(request: Request) -> Any:
     except (ValueError, RecursionError) as error:
         place = {"type": "json_invalid", "loc": ("body",), "msg": str(error), "input": {}, "ctx": {"error": str(error)}}
         raise RequestValidationError([place]) from error
-
-
-def _checked(model: type[Checked], values: Any) -> Checked:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        # As FastAPI reports bodies that it reads itself.
-        raise RequestValidationError(
-            [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
-        ) from error
-
-
-def _stem(filename: str) -> str:
-    # Browsers send a name, some clients a path; only its last part without its ending is of use, and only as text.
-    return PurePath(filename.replace("\\", "/")).stem.replace("\0", "")[:200].strip()

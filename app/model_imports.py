@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import PurePath
 from typing import Final
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
@@ -17,10 +14,11 @@ from app import uploads
 from app.auth import Caller, MayTrain
 from app.dependencies import NO_NULL, Attached, IdempotencyKey
 from app.errors import CrossSite, Forbidden, UnsupportedMedia
+from app.forms import FormWebhook, checked, media_type_of, typed
 from app.jobs import Job
 from app.quotas import Wish
 from app.refusals import refusals
-from app.submissions import ACCEPTED, Idempotency, accepted, submit
+from app.submissions import ACCEPTED, Idempotency, accept_upload, submit
 from app.webhooks import AskedWebhook
 from store import jobs, records
 from store.identifiers import new_id
@@ -53,7 +51,7 @@ class ModelForm(ModelOptions):
     """A native export: a zip of a generator's card (JSON) and weights (safetensors)."""
 
     file: str = Field(json_schema_extra={"format": "binary"}, description="The zip.")
-    webhook: str | None = Field(None, description="URL that is told when the job has ended.")  # type: ignore[assignment]
+    webhook: FormWebhook = None  # type: ignore[assignment]
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"file": "(the bytes of digits.zip)", "name": "digits"}]}
@@ -80,7 +78,7 @@ async def create_model(
     """Send the zip of a native export. The job checks it and tries it out; its `model` is the new model's id. Pickles, such as
     PyTorch's `.pt` and `.pth`, are refused: to read one is to run it.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = media_type_of(request)
     if media_type != "multipart/form-data":
         raise UnsupportedMedia(
             f"Content-Type is {media_type or 'missing'}",
@@ -117,13 +115,10 @@ def check_export(head: bytes, filename: str) -> None:
 def _submit(
     resources: Resources, caller: Caller, upload: uploads.Upload, model_id: str, blob: str, key: str | None
 ) -> Response:
-    is_new = False
-    try:
-        options = _options(upload)
-        stem = PurePath(upload.filename.replace("\\", "/")).stem.replace("\0", "")[:200].strip()
-        name = options.name or stem or "upload"
-        content = json.dumps([upload.sha256, upload.fields], sort_keys=True).encode()
-        idempotency = Idempotency.of(caller, PATH, key, content)
+    def make() -> tuple[records.Job, bool]:
+        idempotency = Idempotency.of(caller, PATH, key, upload.content)
+        options = checked(ModelOptions, typed(upload.fields))
+        name = options.name or upload.stem or "upload"
 
         def create(session: Session) -> records.Job:
             return jobs.submit(
@@ -139,18 +134,6 @@ def _submit(
             )
 
         wish = Wish(caller, JobKind.IMPORT_MODEL, size_bytes=upload.size_bytes)
-        job, is_new = submit(resources, idempotency, create, wish, webhook=options.webhook)
-    finally:
-        if not is_new:  # refused, or a repetition of a request that brought the same bytes before
-            resources.blobs.delete(blob)
-    return accepted(Job.of(job))
+        return submit(resources, idempotency, create, wish, webhook=options.webhook)
 
-
-def _options(upload: uploads.Upload) -> ModelOptions:
-    url = upload.fields.get("webhook")
-    try:
-        return ModelOptions.model_validate({**upload.fields, **({"webhook": {"url": url}} if url is not None else {})})
-    except ValidationError as error:
-        raise RequestValidationError(
-            [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
-        ) from error
+    return accept_upload(resources, blob, make)

@@ -210,6 +210,23 @@ def _made_before(session: Session, idempotency: Idempotency | None) -> records.J
     return before
 
 
+def accept_upload(resources: Resources, blob: str, submit: Callable[[], tuple[records.Job, bool]]) -> Response:
+    """Return the 202 of a job that takes over an upload, which is deleted where no new job does.
+
+    Args:
+        resources: with the upload.
+        blob: its key.
+        submit: makes the job, or finds the one that was made before; raises to refuse.
+    """
+    is_new = False
+    try:
+        job, is_new = submit()
+    finally:
+        if not is_new:  # refused, or a repetition of a request that brought the same bytes before
+            resources.blobs.delete(blob)
+    return accepted(Job.of(job))
+
+
 def accepted(job: Job) -> Response:
     """Return the 202 that says where the job is."""
     return Response(

@@ -6,9 +6,11 @@ Knows nothing of data sets: it takes one part called `file`, an archive, and sma
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import BinaryIO
 
 import anyio
@@ -43,6 +45,17 @@ class Upload:
     size_bytes: int = 0
     fields: dict[str, str] = field(default_factory=dict)
     sha256: str = ""  # of the file
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its ending; empty where it has none."""
+        # Browsers send a name, some clients a path; only its last part is of use, and only as text.
+        return PurePath(self.filename.replace("\\", "/")).stem.replace("\0", "")[:200].strip()
+
+    @property
+    def content(self) -> bytes:
+        """What tells this upload from another: the file's hash and the fields."""
+        return json.dumps([self.sha256, self.fields], sort_keys=True).encode()
 
 
 Check = Callable[[bytes, str], None]  # of a file's first bytes and its name; raises an AppError
