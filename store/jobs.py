@@ -290,11 +290,7 @@ def release(session: Session, claim: Claim, *, now: datetime | None = None) -> J
     Raises:
         LeaseLost: it is no longer this worker's to give.
     """
-    job = hold(session, claim)
-    if job.cancel_requested:
-        return _end(session, job, "stop", now or datetime.now(UTC))
-    job.attempts -= 1
-    return _put_back(job)
+    return _hand_back(session, hold(session, claim), now or datetime.now(UTC))
 
 
 def defer(session: Session, claim: Claim, *, now: datetime, patience_s: float, code: str, message: str) -> Job:
@@ -417,11 +413,7 @@ def put_back(session: Session, *, now: datetime) -> list[Job]:
     """
     running = list(session.scalars(select(Job).where(Job.status == RUNNING).order_by(Job.id)))
     for job in running:
-        if job.cancel_requested:
-            _end(session, job, "stop", now)
-        else:
-            job.attempts -= 1
-            _put_back(job)
+        _hand_back(session, job, now)
     return running
 
 
@@ -448,6 +440,14 @@ def _step(job: Job, step: str) -> None:
     if job.status is not before:
         raise InvalidTransition(f"{job.id} is {job.status.value}; {step} is for {before.value} jobs")
     job.status = after
+
+
+def _hand_back(session: Session, job: Job, now: datetime) -> Job:
+    """Put back a job whose work was not at fault; one whose cancellation was asked for ends instead."""
+    if job.cancel_requested:
+        return _end(session, job, "stop", now)
+    job.attempts -= 1
+    return _put_back(job)
 
 
 def _put_back(job: Job) -> Job:

@@ -188,21 +188,18 @@ def claim_slices(
     if first is None:
         return []
     weights = (first.model_id, first.checkpoint)
-    alone = is_suspect(first)
-    if alone:
-        riders: Sequence[Row[*tuple[Any, ...]]] = [] if first.status is RUNNING else [first]
+    if is_suspect(first):
+        in_line = [first]
     else:
         same = {"model_id": first.model_id, "checkpoint": first.checkpoint}
         # Each job takes at least one place.
-        riders = session.execute(RIDERS, {"now": now, "most": max_images, **same}).all()
+        riders = session.execute(RIDERS, {"now": now, "most": max_images, **same})
+        held_too = (row for row in going_on if (row.model_id, row.checkpoint) == weights and not is_suspect(row))
+        in_line = sorted([*held_too, *riders], key=_turn)
     slices: list[Slice] = []
     turns: dict[JobPriority, list[str]] = {}
     room = max_images
-    in_line = [
-        row for row in going_on if (row.model_id, row.checkpoint) == weights and (row.id == first.id or not alone)
-    ]
-    in_line = [row for row in in_line if alone or not is_suspect(row)]
-    for row in sorted([*in_line, *riders], key=_turn):
+    for row in in_line:
         if room == 0:
             break
         claim = mine[row.id] if row.status is RUNNING else _taken(row, owner, now)

@@ -204,7 +204,7 @@ def _finish(run: Run, work: Callable[[Run], Finish]) -> Job:
     try:
         finish = work(run)
     except (Canceled, HandedBack, Stopped):
-        return _end(run, lambda session, now: _stopped(run, session, now))
+        return _end(run, lambda session, now: jobs.release(session, claim, now=now))
     except LeaseLost:
         raise
     except Exception as error:
@@ -219,13 +219,6 @@ def _finish(run: Run, work: Callable[[Run], Finish]) -> Job:
             ),
         )
     return _end(run, lambda session, now: jobs.succeed(session, claim, now=now, result=finish(session)))
-
-
-def _stopped(run: Run, session: Session, now: datetime) -> Job:
-    job = jobs.hold(session, run.claim)
-    if job.cancel_requested:
-        return jobs.stop(session, run.claim, now=now)
-    return jobs.release(session, run.claim)
 
 
 def _end(run: Run, end: Callable[[Session, datetime], Job]) -> Job:
