@@ -43,7 +43,7 @@ class Resources:
         return cls(
             settings=settings,
             database=database,
-            blobs=LocalBlobs(settings.resolved_blobs_dir, may_begin=lambda: not keeps_blobs(database)),
+            blobs=open_blobs(settings, database),
             bus=RedisBus(settings.redis_url, outage),
             queue=CeleryQueue(settings.redis_url, outage),
             reports=RedisReports(settings.redis_url, outage),
@@ -74,6 +74,12 @@ class Resources:
         self.queue.close()
         self.bus.close()
         self.database.close()
+
+
+def open_blobs(settings: Settings, database: Database) -> Blobs:
+    """Return the blobs that the settings name; they are away, not gone, where the rows of the database speak of blobs and none
+    of ours are to be seen."""
+    return LocalBlobs(settings.resolved_blobs_dir, may_begin=lambda: not keeps_blobs(database))
 
 
 def keeps_blobs(database: Database) -> bool:

@@ -129,6 +129,7 @@ def _opened(data_dir: Path | None, *, fresh: bool = False) -> Iterator[tuple[Set
     """The database and blobs of the settings; where they must be there already, a wrong directory is refused, not made."""
     from store.blobs import LocalBlobs
     from store.database import Database
+    from store.resources import open_blobs
     from store.settings import load_settings
 
     settings = load_settings(**({"data_dir": data_dir} if data_dir is not None else {}))
@@ -141,7 +142,9 @@ def _opened(data_dir: Path | None, *, fresh: bool = False) -> Iterator[tuple[Set
     if file is not None:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield settings, database, LocalBlobs(settings.resolved_blobs_dir)
+        # What is fresh has no tables to ask; `restore` refuses one with rows or blobs itself.
+        blobs = LocalBlobs(settings.resolved_blobs_dir) if fresh else open_blobs(settings, database)
+        yield settings, database, blobs
     finally:
         database.close()
 

@@ -107,3 +107,17 @@ def test_a_wrong_data_directory_is_refused_and_not_made(run: Run, tmp_path: Path
     status, _, err = run(*command, "--data-dir", "nowhere")
     assert (status, "there is no Darkroom in" in err) == (2, True)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_disk_of_blobs_that_is_not_mounted_is_said_and_costs_the_backup_before_nothing(
+    run: Run, data_dir: Path, tmp_path: Path
+) -> None:
+    made = read(run, "backup", "backup", "--data-dir", data_dir)
+    (data_dir / "blobs").rename(tmp_path / "elsewhere")
+    (data_dir / "blobs").mkdir()  # the mount point
+
+    for command in (["backup", "backup"], ["gc"]):
+        status, _, err = run(*command, "--data-dir", data_dir)
+        assert (status, "check whether its disk is mounted" in " ".join(err.split())) == (2, True), err
+
+    assert read(run, "backup", "backup", "--verify") == made
