@@ -23,6 +23,7 @@ from typing import BinaryIO, cast
 from sqlalchemy import Table, func, select
 from sqlalchemy.orm import Session
 
+from store.batch import SMALL_BYTES, Batch
 from store.blobs import Blobs, Entry, LocalBlobs
 from store.database import Database, head
 from store.errors import BackupError, BlobNotFound
@@ -43,9 +44,6 @@ from store.records import Image, Record
 from store.references import References, read_references
 
 ROUNDS = 100  # tries to copy checkpoints before the training that makes them has replaced them
-TOGETHER = 4096  # small blobs that one flush brings to the disk …
-TOGETHER_BYTES = 64 * 2**20  # … and their size in all, at most
-SMALL_BYTES = 2**20  # larger ones are copied one by one, without being held in memory
 OURS = {".lock", ".incoming", "objects", MANIFEST}
 
 
@@ -207,8 +205,7 @@ class _Copy:
             they are.
         """
         self._image_items, gone, damaged = [], [], []
-        together: dict[str, bytes] = {}
-        size_bytes = 0
+        together = Batch(self.store)
         for done, line in enumerate(read_lines(self.store.root, dump.object), 1):
             row = json.loads(line)
             sha256, key = row["sha256"], row["blob"]
@@ -222,14 +219,10 @@ class _Copy:
                 if actual != sha256:
                     damaged.append(key)
                     sha256 = actual
-                together[object_key(sha256)] = content
-                size_bytes += len(content)
+                together.add(object_key(sha256), content)
             self._image_items.append(Item(key=key, size_bytes=row["size_bytes"], written_at=None, object=sha256))
-            if len(together) >= TOGETHER or size_bytes >= TOGETHER_BYTES:
-                self.store.put_many(together)
-                together, size_bytes = {}, 0
             self._on_progress("images", done, dump.rows)
-        self.store.put_many(together)
+        together.store()
         return gone, damaged
 
     @contextmanager

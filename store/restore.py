@@ -15,7 +15,7 @@ from sqlalchemy import JSON, MetaData, Table, insert, inspect, select
 from sqlalchemy.orm import Session
 
 from store import jobs
-from store.backup import SMALL_BYTES, TOGETHER, TOGETHER_BYTES
+from store.batch import SMALL_BYTES, Batch
 from store.blobs import Blobs, LocalBlobs
 from store.database import Database, is_known
 from store.errors import BackupError, StoreError
@@ -82,19 +82,15 @@ def _refuse_data(database: Database, blobs: Blobs) -> None:
 
 
 def _restore_blobs(source: Path, manifest: Manifest, blobs: Blobs, on_progress: OnProgress) -> None:
-    store, together, size_bytes = LocalBlobs(source), {}, 0
+    store, together = LocalBlobs(source), Batch(blobs)
     for done, item in enumerate(read_index(source, manifest), 1):
         if item.size_bytes > SMALL_BYTES:
             with store.reader(object_key(item.object)) as file, blobs.writer(item.key) as target:
                 shutil.copyfileobj(file, target, SMALL_BYTES)
         else:
-            together[item.key] = store.get(object_key(item.object))
-            size_bytes += item.size_bytes
-        if len(together) >= TOGETHER or size_bytes >= TOGETHER_BYTES:
-            blobs.put_many(together)
-            together, size_bytes = {}, 0
+            together.add(item.key, store.get(object_key(item.object)))
         on_progress("blobs", done, manifest.blobs)
-    blobs.put_many(together)
+    together.store()
 
 
 def _restore_rows(source: Path, manifest: Manifest, database: Database, on_progress: OnProgress) -> None:
