@@ -56,17 +56,14 @@ def server(app: FastAPI, settings: Settings) -> Server:
     return Server(app, config)
 
 
-def _look_at_schema(settings: Settings) -> None:
+def _look_at_schema(database: Database) -> None:
     """Ends the process where a later release has migrated the database; any other trouble with it is answered with 503."""
-    database = Database(settings.resolved_database_url)
     try:
         database.check_schema()
     except NewerSchema as error:
         sys.exit(f"The API does not start: {error}")
     except StoreError as error:
         log.warning("answers 503 until it is mended: %s", error)
-    finally:
-        database.close()
 
 
 def main() -> None:
@@ -78,22 +75,23 @@ def main() -> None:
         sys.exit(str(error))
     log_to_stderr(settings.log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # every readiness check would fill the log
-    _look_at_schema(settings)
+    database = Database(settings.resolved_database_url)
+    try:
+        _look_at_schema(database)
+        if settings.auth == "on":
+            _make_first_key(database)
+    finally:
+        database.close()
     if settings.auth == "off":
         log.warning("DARKROOM_AUTH=off: whoever reaches port %d from this machine may do everything", settings.port)
-    else:
-        _make_first_key(settings)
-        if not settings.is_local:
-            log.info(
-                "listens on %s: let others come through a proxy with TLS, API keys travel in requests", settings.host
-            )
+    elif not settings.is_local:
+        log.info("listens on %s: let others come through a proxy with TLS, API keys travel in requests", settings.host)
     gc.freeze()  # what the start has made is never garbage: no collection need walk through it again
     server(app, settings).run()
 
 
-def _make_first_key(settings: Settings) -> None:
+def _make_first_key(database: Database) -> None:
     """Makes the first admin key where there is none, and shows it: past the log, which would keep it."""
-    database = Database(settings.resolved_database_url)
     try:
         token = first_admin_key(database)
     except Unavailable as error:
@@ -101,8 +99,6 @@ def _make_first_key(settings: Settings) -> None:
             "whether there is an API key could not be looked up (%s); `darkroom keys create --local` makes one", error
         )
         return
-    finally:
-        database.close()
     if token is not None:
         print(  # noqa: T201
             f"\nThe first API key, with the scope admin. It is shown this once:\n\n    {token}\n\n"

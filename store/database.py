@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -224,16 +225,22 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
+@cache
+def _scripts(_place: Path) -> ScriptDirectory:
+    # They do not change while we run, and are looked at for each readiness check; to read them takes milliseconds.
+    return ScriptDirectory.from_config(alembic_config())
+
+
 def head() -> str:
     """Return the schema's revision in this release."""
-    revision = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    revision = _scripts(MIGRATIONS).get_current_head()
     assert revision is not None
     return revision
 
 
 def is_known(revision: str) -> bool:
     """Return whether a revision of the schema is this release's or an earlier one's."""
-    return revision in {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+    return revision in {script.revision for script in _scripts(MIGRATIONS).walk_revisions()}
 
 
 def _upgrade(connection: Connection, revision: str) -> None:
