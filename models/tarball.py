@@ -27,7 +27,7 @@ from models.entries import (
     is_clutter,
 )
 from models.errors import NotAnArchive, Refused
-from models.unpacking import unpacked
+from models.unpacking import is_compressed, unpacked
 
 _BLOCK = tarfile.BLOCKSIZE
 _EXTENDED_BYTES = 64 * 1024  # of one extended header; names are at most 4,096 bytes long on any system
@@ -123,9 +123,7 @@ def looks_like_tar(path: Path) -> bool:
     """Whether a file begins as a tar archive does, compressed or not."""
     with path.open("rb") as file:
         start = file.read(_BLOCK)
-    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")):
-        return True
-    return _header(start) is not None
+    return is_compressed(start) or _header(start) is not None
 
 
 def _walk(file: BinaryIO, name: str, limits: Limits) -> tuple[list[_Member], bool]:

@@ -41,7 +41,7 @@ def unpacked(path: Path, limits: Limits, directory: Path, poll: Callable[[], Non
     """
     with path.open("rb") as packed:
         start = packed.read(6)
-        pieces_of = next((pieces for magic, pieces in _FORMATS if start.startswith(magic)), None)
+        pieces_of = _pieces_of(start)
         if pieces_of is None:
             return None
         packed.seek(0)
@@ -65,6 +65,15 @@ def unpacked(path: Path, limits: Limits, directory: Path, poll: Callable[[], Non
         except BaseException:
             file.close()
             raise
+
+
+def is_compressed(start: bytes) -> bool:
+    """Whether a file that begins so is one that `unpacked` knows."""
+    return _pieces_of(start) is not None
+
+
+def _pieces_of(start: bytes) -> Callable[[BinaryIO], Iterator[bytes]] | None:
+    return next((pieces for magic, pieces in _FORMATS if start.startswith(magic)), None)
 
 
 def _gzip(packed: BinaryIO) -> Iterator[bytes]:

@@ -18,6 +18,7 @@ from app.client import DEFAULT_URL, Client, JsonObject
 
 VERBS = {
     "import": "importing",
+    "import-model": "importing",
     "train": "training",
     "sample": "generating",
     "evaluate": "evaluating",
