@@ -63,10 +63,15 @@ class AudibleQueue(MemoryQueue):
 
 
 class Worker:
-    """Does a worker's steps by hand, through the same functions."""
+    """Does a worker's steps by hand, through the same functions.
 
-    def __init__(self, resources: Resources) -> None:
-        self._resources = resources
+    Args:
+        resources: with the rows.
+        png: what each of its pictures begins with; None: PNG.
+    """
+
+    def __init__(self, resources: Resources, png: bytes | None = None) -> None:
+        self._resources, self._png = resources, png
 
     def claim(self, kind: JobKind) -> Claim:
         """Claims the oldest job of a kind."""
@@ -109,7 +114,7 @@ class Worker:
         for part in batch:
             images = []
             for position in range(part.start, part.start + part.count):
-                content = PNG + part.claim.job_id.encode() + bytes([position])
+                content = (self._png or PNG) + part.claim.job_id.encode() + position.to_bytes(2)
                 key = f"images/{part.claim.job_id}/{position:06d}.png"
                 blobs.put(key, content)
                 images.append(
