@@ -11,6 +11,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import deflate
 import numpy as np
@@ -50,14 +51,13 @@ def encode(pixels: Pixels, text: Mapping[str, str] | None = None, xmp: str | Non
     channels, height, width = pixels.shape
     parts = [SIGNATURE, *_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, COLOUR_TYPES[channels], 0, 0, 0))]
     for keyword, words in sorted((text or {}).items()):
-        _check_keyword(keyword)
-        name = keyword.encode("latin-1")
+        name = _keyword(keyword)
         if words.isascii():
             parts += _chunk(b"tEXt", name + b"\0" + words.encode())
         else:  # tEXt is Latin-1 by the standard, and read as other things by many
             parts += _chunk(b"iTXt", name + b"\0\0\0\0\0" + words.encode())
     if xmp is not None:
-        parts += _chunk(b"iTXt", _XMP_KEYWORD.encode() + b"\0\0\0\0\0" + xmp.encode())
+        parts.append(_xmp_chunk(xmp))
     parts += _chunk(b"IDAT", deflate.zlib_compress(_filtered(pixels), COMPRESS_LEVEL))
     return b"".join([*parts, *_chunk(b"IEND", b"")])
 
@@ -118,8 +118,14 @@ def grid(pictures: Sequence[Pixels], columns: int | None = None, scale: int = 1)
     return sheet
 
 
-def _check_keyword(keyword: str) -> None:
-    """PNG Specification, Third Edition, section 11.3.3.1."""
+@lru_cache(maxsize=4)  # one program writes the same packet into all of its pictures
+def _xmp_chunk(xmp: str) -> bytes:
+    return b"".join(_chunk(b"iTXt", _XMP_KEYWORD.encode() + b"\0\0\0\0\0" + xmp.encode()))
+
+
+@lru_cache(maxsize=64)
+def _keyword(keyword: str) -> bytes:
+    """Return a keyword's bytes; raises ValueError (PNG Specification, Third Edition, section 11.3.3.1)."""
     try:
         raw = keyword.encode("latin-1")
     except UnicodeEncodeError:
@@ -127,3 +133,4 @@ def _check_keyword(keyword: str) -> None:
     printable = all(32 <= byte <= 126 or byte >= 161 for byte in raw)
     if not 1 <= len(raw) <= 79 or not printable or keyword != keyword.strip() or "  " in keyword:
         raise ValueError(f"a PNG keyword must be 1 to 79 printable Latin-1 characters, got {keyword!r}")
+    return raw
