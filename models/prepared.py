@@ -13,7 +13,6 @@ normalisation depends on the picture, so it stays. What was tried besides is in 
 from __future__ import annotations
 
 import copy
-import threading
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,7 @@ from models.winograd import OverlapDoubling, WinogradDoubling, Workspace
 
 LEAST_ROWS = 4  # of a matrix product
 FEWEST_OUTPUTS = 8  # channels of a transposed convolution, below which patches that overlap are faster
-FEWEST_INPUTS = 256  # channels, below which saved products do not make up for what has to be added before and after
+FEWEST_INPUTS = 32  # channels, below which what is added before and after outweighs the products that are saved
 PROBED = 8  # pictures that are compared with the plain network's
 #: What the taps of a 4x4 transposed convolution are, where a 3x3 convolution reads each pixel twice: each row sums taps of it.
 NEAREST = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))
@@ -34,26 +33,12 @@ NEAREST = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))
 def prepared(generator: Generator) -> Generator:
     """A generator that makes the same pictures, up to one level of some pixels, in less time; the given one is left as it is.
 
-    It may be called from several threads, which wait for each other. It can't be trained or exported.
+    It may be called from several threads at once. It can't be trained or exported.
     """
-    network = _Alone(copy.deepcopy(generator.network))
+    network = copy.deepcopy(generator.network)
     _rewrite(network, Workspace())
     ready = Generator(network.to(memory_format=torch.channels_last), generator.card, generator.prior)
     return ready if _agree(generator, ready) else generator
-
-
-class _Alone(nn.Module):
-    """Lets one thread through at a time: layers share their memory."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self._lock = threading.Lock()
-
-    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        with self._lock:
-            pictures: Tensor = self.network(latents, labels)
-        return pictures
 
 
 class Product(nn.Module):

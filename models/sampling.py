@@ -11,6 +11,7 @@ Shapes: N batch, C channels, H W pixels, D latent.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +27,8 @@ from models.generator import Generator
 from models.memory import is_out_of_memory, release_memory
 
 log = logging.getLogger(__name__)
+
+SEVERAL = 8  # pictures, at least, by which the sizes of batches are compared
 
 
 @dataclass(frozen=True)
@@ -223,11 +226,12 @@ class Sampler:
         self._sizes = (*(size for size in self._sizes if size < half), half)
 
     def _plan(self, total: int) -> Iterator[tuple[int, int, int]]:
-        """Cut `total` pictures into (start, count, bucket), filling a bucket by more than half or taking a smaller one."""
+        """Cut `total` pictures into (start, count, bucket): the smallest that holds all, if they fill it by more than half."""
         start = 0
         while (left := total - start) > 0:
-            fitting = [bucket for bucket in self.buckets if bucket < 2 * left]
-            bucket = max(fitting, default=self.buckets[0])
+            whole = next((bucket for bucket in self.buckets if bucket >= left), math.inf)
+            smaller = max((bucket for bucket in self.buckets if bucket <= left), default=self.buckets[0])
+            bucket = int(whole) if whole < 2 * left else smaller
             count = min(bucket, left)
             yield start, count, bucket
             start += count
@@ -248,11 +252,17 @@ def _agreeing(generator: Generator, buckets: tuple[int, ...]) -> tuple[int, ...]
             generator.synthesize(_padded(drawn[rows], size), None if labels is None else _padded(labels[rows], size))
             for rows in torch.split(order, size)
         ]
-        return torch.cat(parts)[:largest].cpu()
+        return torch.cat(parts)[: len(order)].cpu()
 
     straight = torch.arange(largest)
     reference = develop(straight, largest)
     for shift in {1, largest // 2, largest - 1}:
         if not torch.equal(develop(straight.roll(shift), largest), reference.roll(shift, dims=0)):
             return (1,)
-    return tuple(size for size in buckets if size == largest or torch.equal(develop(straight, size), reference))
+    # Of each size one batch, so that each of its places is looked at; and a few of the smallest.
+    counts = {size: min(largest, max(size, SEVERAL)) for size in buckets}
+    return tuple(
+        size
+        for size, count in counts.items()
+        if size == largest or torch.equal(develop(straight[:count], size), reference[:count])
+    )

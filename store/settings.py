@@ -181,7 +181,7 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         20.0, gt=0, description="Time that workers get to finish or hand back their work at SIGTERM."
     )
-    max_batch: int = Field(32, ge=1, le=1024, description="Most images in one forward pass of a sampler.")
+    max_batch: int = Field(64, ge=1, le=1024, description="Most images in one forward pass of a sampler.")
     generator_cache_bytes: int = Field(2 * GIB, ge=0, description="Memory for loaded generators, per sampler.")
     rewrite_generators: bool = Field(
         True,

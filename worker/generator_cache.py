@@ -8,9 +8,11 @@ from pathlib import Path
 
 from models.errors import OutOfMemory
 from models.generator import Generator
+from models.lanes import shared_out
 from models.memory import is_out_of_memory, release_memory
 from models.prepared import prepared
 from models.sampling import Sampler
+from models.winograd import compile_ahead
 from store.blobs import Blobs
 
 log = logging.getLogger(__name__)
@@ -20,7 +22,15 @@ class GeneratorCache:
     """Samplers by the blob prefix of their weights; weights under a prefix never change."""
 
     def __init__(
-        self, blobs: Blobs, *, device: str, max_bytes: int, max_batch: int, copies: Path, rewrite: bool = True
+        self,
+        blobs: Blobs,
+        *,
+        device: str,
+        max_bytes: int,
+        max_batch: int,
+        copies: Path,
+        rewrite: bool = True,
+        threads: int = 1,
     ) -> None:
         """Loads nothing yet.
 
@@ -31,6 +41,7 @@ class GeneratorCache:
             max_batch: most images in one forward pass.
             copies: directory for local copies, where the storage is not local.
             rewrite: whether generators are rewritten to cost less (`models.prepared`).
+            threads: of the CPU, among which a batch is shared out (`models.lanes`).
         """
         self._blobs = blobs
         self._device = device
@@ -38,7 +49,13 @@ class GeneratorCache:
         self._max_batch = max_batch
         self._copies = copies
         self._rewrite = rewrite
+        self._threads = threads
         self._loaded: OrderedDict[str, Sampler] = OrderedDict()
+
+    def warm(self) -> None:
+        """Does what would else keep the first picture waiting, whatever its generator is."""
+        if self._rewrite and self._device == "cpu":
+            compile_ahead()
 
     def get(self, checkpoint: str) -> Sampler:
         """Return the sampler of these weights, loading them at need.
@@ -73,7 +90,7 @@ class GeneratorCache:
         """The sampler of the weights that lie there; None where memory ran out."""
         try:
             plain = Generator.load(copy, self._device)
-            generator = prepared(plain) if self._rewrite else plain
+            generator = shared_out(prepared(plain) if self._rewrite else plain, self._threads)
             return Sampler(generator, buckets=_buckets(self._max_batch))  # its probe runs, and so warms, every size
         except OutOfMemory:
             return None
@@ -89,4 +106,4 @@ class GeneratorCache:
 
 
 def _buckets(max_batch: int) -> tuple[int, ...]:
-    return (*(size for size in (1, 8, 32, 128, 512) if size < max_batch), max_batch)
+    return (*(size for size in (1, *range(8, 64, 8), 64, 128, 256, 512) if size < max_batch), max_batch)

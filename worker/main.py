@@ -54,7 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         statistics = WorkerStatistics(arguments.name, arguments.lane.value, arguments.called or arguments.device)
         with Heartbeat(resources) as heartbeat, Reporter(resources.reports, statistics):
             station = Station(
-                arguments.name, resources, heartbeat, device, further=tuple(further), statistics=statistics
+                arguments.name,
+                resources,
+                heartbeat,
+                device,
+                further=tuple(further),
+                threads=divide_threads(settings, arguments.lane, device),
+                statistics=statistics,
             )
             work(station, arguments.lane)
     finally:
@@ -85,8 +91,6 @@ def await_schema(database: Database, look_s: float = 3.0) -> None:
 def work(station: Station, lane: Lane) -> None:
     """Hears the lane's bells until SIGTERM."""
     settings = station.resources.settings
-    if lane is not Lane.IO:
-        _limit_threads(settings)
     app = celery_app(settings.redis_url)
     register(app, lane, station)
 
@@ -130,11 +134,16 @@ def work(station: Station, lane: Lane) -> None:
         messenger.stop()
 
 
-def _limit_threads(settings: Settings) -> None:
-    if settings.torch_threads:
-        import torch
+def divide_threads(settings: Settings, lane: Lane, device: str) -> int:
+    """Sets how many threads share one tensor operation; returns among how many others a sampler shares its batches out."""
+    if lane is Lane.IO:  # it has no tensors, and need not import PyTorch
+        return 1
+    import torch
 
-        torch.set_num_threads(settings.torch_threads)
+    threads = settings.torch_threads or torch.get_num_threads()
+    alone = lane is Lane.SAMPLE and device == "cpu"
+    torch.set_num_threads(1 if alone else threads)
+    return threads if alone else 1
 
 
 if __name__ == "__main__":

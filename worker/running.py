@@ -46,6 +46,7 @@ class Station:
     heartbeat: Heartbeat
     device: str = "cpu"
     further: tuple[str, ...] = ()
+    threads: int = 1  # of the CPU, among which a sampler shares its batches out
     draining: threading.Event = field(default_factory=threading.Event)  # set at SIGTERM: finish or hand back, soon
     statistics: WorkerStatistics = field(default_factory=WorkerStatistics)
     pauses: Pauses = field(

@@ -53,11 +53,13 @@ class SliceSampler:
             max_batch=settings.max_batch,
             copies=settings.scratch_dir / "generators",
             rewrite=settings.rewrite_generators,
+            threads=station.threads,
         )
         station.statistics.cache_bytes = lambda: self._cache.size_bytes
 
     def warm(self) -> None:
         """Loads the generator that was asked for last, so that the next request need not wait for it."""
+        self._cache.warm()
         try:
             with self._resources.database.snapshot() as session:
                 checkpoint = last_weights(session)

@@ -70,6 +70,13 @@ def test_nothing_asked_for_is_nothing_made() -> None:
 def test_batches_are_of_fixed_sizes_and_mostly_full(total: int, plan: list[int]) -> None:
     sampler = Sampler(_generator())
     sampler.buckets = (1, 8, 32)
+    assert [bucket for _, _, bucket in sampler._plan(total)] == plan
+
+
+@pytest.mark.parametrize(("total", "plan"), [(8, [8]), (9, [16]), (17, [24]), (24, [24]), (25, [24, 1]), (29, [24, 8])])
+def test_the_smallest_size_that_holds_what_is_left_is_taken(total: int, plan: list[int]) -> None:
+    sampler = Sampler(_generator())
+    sampler.buckets = (1, 8, 16, 24)
     cut = list(sampler._plan(total))
     assert [bucket for _, _, bucket in cut] == plan
     assert sum(count for _, count, _ in cut) == total

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.winograd import NUMBERS, OverlapDoubling, WinogradDoubling, Workspace
+from models.winograd import LARGE, MOST_WEIGHTS, PATCHES, SMALL, TILES, OverlapDoubling, WinogradDoubling, Workspace
 
-SIDES = [(4, 4), (6, 6), (2, 8)]
+SIDES = [(4, 4), (6, 6), (2, 8), (8, 12)]  # for large tiles where both are multiples of four
 
 
 def _case(channels: int, outputs: int, count: int, sides: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,12 +38,40 @@ def test_overlapping_patches_add_up_to_the_same_pixels(sides: tuple[int, int]) -
     assert torch.allclose(plain, expected - bias[:, None, None], atol=1e-4)
 
 
-def test_a_batch_that_is_made_in_several_steps_is_whole() -> None:
-    channels = NUMBERS // 16  # so that four pictures of four tiles are a step
-    maps, weight, _ = _case(channels, 2, 6, (4, 4))
-    made = WinogradDoubling(weight, None, Workspace(), rectify=False)(maps)
-    expected = F.conv_transpose2d(maps, weight, stride=2, padding=1)
-    assert torch.allclose(made, expected, atol=1e-2, rtol=1e-4)
+@pytest.mark.parametrize(("side", "of_tiles"), [(16, LARGE), (10, SMALL)])
+def test_tiles_of_several_groups_are_whole_pictures(side: int, of_tiles: int) -> None:
+    count = 2 * TILES[of_tiles] // (side // of_tiles) ** 2 + 1
+    maps, weight, bias = _case(8, 2, count, (side, side))
+    made = WinogradDoubling(weight, bias, Workspace(), rectify=False)(maps)
+    assert torch.allclose(made, F.conv_transpose2d(maps, weight, bias, stride=2, padding=1), atol=1e-4)
+
+
+def test_small_maps_are_made_in_small_tiles_so_that_one_picture_gives_rows_enough() -> None:
+    maps, weight, bias = _case(8, 8, 16, (4, 4))
+    layer = WinogradDoubling(weight, bias, Workspace(), rectify=False)
+    together = layer(maps).clone()
+    assert torch.equal(layer(maps[:1]), together[:1])
+
+
+def test_patches_of_several_groups_are_whole_pictures() -> None:
+    maps, weight, bias = _case(4, 3, 2 * PATCHES // (16 * 16 * 16 * 3) + 1, (16, 16))
+    made = OverlapDoubling(weight, bias, Workspace())(maps)
+    assert torch.allclose(made, F.conv_transpose2d(maps, weight, bias, stride=2, padding=1), atol=1e-4)
+
+
+def test_many_channels_are_made_in_small_tiles() -> None:
+    maps, weight, bias = _case(2, MOST_WEIGHTS // 2 + 8, 1, (4, 4))
+    layer = WinogradDoubling(weight, bias, Workspace(), rectify=False)
+    assert torch.allclose(layer(maps), F.conv_transpose2d(maps, weight, bias, stride=2, padding=1), atol=1e-4)
+    assert [name for name in layer.state_dict() if name.startswith("products")] == [f"products_{SMALL}"]
+
+
+def test_each_thread_has_its_own_memory() -> None:
+    workspace = Workspace()
+    mine = workspace.take("a", 2)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(workspace.take, "a", 2).result()
+    assert mine.data_ptr() != other.data_ptr()
 
 
 def test_layers_share_their_memory_but_not_what_they_give() -> None:

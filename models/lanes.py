@@ -1,0 +1,57 @@
+"""A network on several cores of a CPU: each thread computes a share of the batch by itself.
+
+PyTorch's own threads share every single operation, and meet after each: of the many small ones of a prepared generator they
+spend more time on meeting than on computing. Shares of a batch meet once.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+from models.generator import Generator
+
+LEAST = 4  # pictures in a share: a matrix product of fewer rows is summed in another order (models.prepared)
+
+
+def shared_out(generator: Generator, threads: int) -> Generator:
+    """The same generator on so many threads, each with operations of its own; itself where one thread is all there is.
+
+    The network must bear to be called by several threads at once.
+    """
+    if threads == 1 or generator.device.type != "cpu":
+        return generator
+    return Generator(Lanes(generator.network, threads), generator.card, generator.prior)
+
+
+class Lanes(nn.Module):
+    """Shares a batch out among threads: latents [N, D], labels [N] to what the network makes of them, in their order.
+
+    Args:
+        network: what each of them calls.
+        threads: how many of them, the caller's thread not counted: it computes what is one share by itself.
+    """
+
+    def __init__(self, network: nn.Module, threads: int) -> None:
+        super().__init__()
+        self.network = network
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(
+            threads, thread_name_prefix="lane", initializer=torch.set_num_threads, initargs=(1,)
+        )
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        shares = torch.split(latents, max(LEAST, -(-len(latents) // self.threads)))
+        if len(shares) == 1:
+            pictures: Tensor = self.network(latents, labels)
+            return pictures
+        size = len(shares[0])
+        named = [None] * len(shares) if labels is None else torch.split(labels, size)
+        return torch.cat(list(self._pool.map(self._compute, shares, named)))
+
+    @torch.inference_mode()
+    def _compute(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        pictures: Tensor = self.network(latents, labels)
+        return pictures
