@@ -139,7 +139,8 @@ def _write_part(data: PreparedImages, chosen: Tensor, target: Path) -> None:
     target.mkdir(parents=True)
     data.images[indices].tofile(target / PIXELS_NAME)
     counts = None if manifest.classes is None else [labels.count(label) for label in range(len(manifest.classes))]
-    replace(manifest, count=len(images), class_counts=counts, images=images, refused=[]).write(target)
+    part = replace(manifest, count=len(images), class_counts=counts, images=images, refused=[])
+    replace(part, duplicates=manifest.duplicates.among(indices.tolist())).write(target)
 
 
 def _extract(archive: Path, manifest: Manifest, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -38,6 +39,16 @@ class Duplicates:
 
     exact: list[list[int]] = field(default_factory=list)  # their files are the same, byte for byte
     near: list[list[int]] = field(default_factory=list)  # they look the same, and not all of their files are the same
+
+    def among(self, places: Sequence[int]) -> Duplicates:
+        """Those that are left among these images, whose places are now those in this list."""
+        now = {former: place for place, former in enumerate(places)}
+
+        def left(groups: list[list[int]]) -> list[list[int]]:
+            remaining = [[now[place] for place in group if place in now] for group in groups]
+            return [group for group in remaining if len(group) > 1]
+
+        return Duplicates(left(self.exact), left(self.near))
 
 
 @dataclass(frozen=True)

@@ -266,13 +266,7 @@ def _without_duplicates(
     refused += [RefusedFile(kept[index].path, f"{what} {kept[other].path}") for index, (other, what) in first.items()]
     places = [index for index in range(len(kept)) if index not in first]
     file.keep(places)
-    new_place = {former: place for place, former in enumerate(places)}
-
-    def left(groups: list[list[int]]) -> list[list[int]]:
-        remaining = [[new_place[index] for index in group if index in new_place] for group in groups]
-        return [group for group in remaining if len(group) > 1]
-
-    return [kept[index] for index in places], Duplicates(left(found.exact), left(found.near))
+    return [kept[index] for index in places], found.among(places)
 
 
 def _none_usable(name: str, refused: Sequence[RefusedFile]) -> NoUsableImages:

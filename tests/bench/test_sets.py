@@ -52,3 +52,17 @@ def test_a_set_is_laid_out_once_unless_its_archive_changes(archive: Path, tmp_pa
         file.writestr("class-0/more.png", (tmp_path / "pictures/class-0/0002.png").read_bytes())
     lay_out(image_set, archive.parent, tmp_path / "work")
     assert not kept.exists()
+
+
+def test_copies_are_named_by_their_places_in_the_parts(archive: Path, tmp_path: Path) -> None:
+    """Given files that are there twice, whose places in the whole set are beyond its parts, when it is divided, I expect each
+    part to name its own."""
+    with zipfile.ZipFile(archive, "a") as file:
+        for number in range(50, 60):
+            path = sorted((tmp_path / "pictures").rglob("*.png"))[number]
+            file.writestr(f"class-1/copy-{number}.png", path.read_bytes())
+    laid = lay_out(ImageSet("shapes", archive.name, 32), archive.parent, tmp_path / "work")
+    parts = [PreparedImages.open(place).manifest for place in (laid.prepared, laid.held_out)]
+    groups = [[part.images[place].sha256 for place in group] for part in parts for group in part.duplicates.exact]
+    assert len(groups) == 10  # a copy is where its original is
+    assert all(first == second for first, second in groups)
