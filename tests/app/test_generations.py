@@ -102,9 +102,9 @@ def test_a_model_without_weights_is_a_conflict(service: Service) -> None:
 @pytest.mark.parametrize(
     ("body", "priority"),
     [
-        ({"n": 32}, "interactive"),
-        ({"n": 33}, "batch"),
-        ({"n": 33, "priority": "interactive"}, "interactive"),
+        ({"n": 64}, "interactive"),
+        ({"n": 65}, "batch"),
+        ({"n": 65, "priority": "interactive"}, "interactive"),
         ({"n": 1, "priority": "batch"}, "batch"),
     ],
 )
