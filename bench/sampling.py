@@ -34,12 +34,14 @@ from bench.servers import Target, darkroom, litserve, model_of, mosec, target_of
 from models.console import say
 from models.generator import Generator
 from models.sampling import SampleItem, Sampler
+from store.settings import Settings
 
 CONNECTIONS = (1, 16, 64, 256)
 ROUNDS, SECONDS, WARMUP_S = 3, 6.0, 1.5
 SWEEP_S, SWEEP_CONNECTIONS = 5.0, 64
 BULK, SAME, CANCELED = 256, 2000, 64
 OPEN_SHARES = (0.5, 0.8)  # of the server's own throughput at SWEEP_CONNECTIONS
+MORE_THAN_A_BATCH = Settings.model_fields["max_batch"].default + 8  # images, so that they may not overtake larger jobs
 LEVELS = 1  # by how much a pixel may differ from the plain generator's
 
 app = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False, add_completion=False)
@@ -87,10 +89,10 @@ def main(
                 say(f"round {number + 1} of {rounds}: {contestant.name} {json.dumps(contestant.settings)}")
                 taken.setdefault(contestant.name, []).append(run.round(contestant))
         found["rounds"] = {name: [asdict(one) for one in many] for name, many in taken.items()}
+        _keep(results, found)  # what took a quarter of an hour outlives a failure of what comes next
         found["promises"] = run.promises()
         found["pairs"] = {str(number): asdict(pairs.serve(number)) for number in (1, 2)}
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(found, indent=1) + "\n")
+    _keep(results, found)
     print_figures(list(figures(found, taken)), as_json, quick)
 
 
@@ -220,7 +222,7 @@ class Run:
         """Cancel jobs while a large one keeps the sampler busy; what it made besides the large one is counted."""
         large = client.generate(self.model, n=4096)
         # Of the same sort as the large one and behind it: each may ride along as soon as a batch has room, which is never.
-        small = [client.generate(self.model, n=40) for _ in range(CANCELED)]
+        small = [client.generate(self.model, n=MORE_THAN_A_BATCH) for _ in range(CANCELED)]
         canceled = [client.cancel(job["id"]) for job in small]
         never_begun = [job["id"] for job in canceled if job["status"] == "canceled" and job["started_at"] is None]
         client.cancel(large["id"])
@@ -324,6 +326,11 @@ def figures(found: Mapping[str, Any], taken: Mapping[str, Sequence[Round]]) -> I
         )
         name = f"open loop at {share} of its capacity, p99: darkroom / litserve"
         yield Figure(name, ours / peer, "none", None, f"{ours:.0f} and {peer:.0f} ms")
+
+
+def _keep(results: Path, found: Mapping[str, Any]) -> None:
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _send(load: Load) -> Served:

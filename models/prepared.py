@@ -24,7 +24,7 @@ from models.winograd import OverlapDoubling, WinogradDoubling, Workspace
 
 LEAST_ROWS = 4  # of a matrix product
 FEWEST_OUTPUTS = 8  # channels of a transposed convolution, below which patches that overlap are faster
-FEWEST_INPUTS = 32  # channels, below which what is added before and after outweighs the products that are saved
+FEWEST_INPUTS = 128  # channels, below which what is added before and after outweighs the products that are saved
 PROBED = 8  # pictures that are compared with the plain network's
 #: What the taps of a 4x4 transposed convolution are, where a 3x3 convolution reads each pixel twice: each row sums taps of it.
 NEAREST = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))
