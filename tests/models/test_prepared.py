@@ -65,7 +65,7 @@ def test_every_kind_makes_the_same_pictures(kind: str, resolution: int, classes:
 def test_wide_layers_are_computed_with_fewer_products() -> None:
     plain = _generator("gan-dcgan", base_channels=64)
     ready = prepared(plain)
-    assert sum(isinstance(module, WinogradDoubling) for module in ready.network.modules()) == 1
+    assert sum(isinstance(module, WinogradDoubling) for module in ready.network.modules()) == 2
     assert torch.allclose(ready.synthesize(*_latents(plain)), plain.synthesize(*_latents(plain)), atol=1e-5)
 
 
