@@ -6,6 +6,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from bench.training import app
@@ -20,6 +21,7 @@ def _zip(folder: Path, archive: Path) -> None:
             file.write(path, path.relative_to(folder))
 
 
+@pytest.mark.slow
 def test_finished_cells_are_kept_and_give_figures_and_are_not_run_again(tmp_path: Path) -> None:
     _zip(folder_of_shapes(tmp_path / "a", 120, channels=1), tmp_path / "fashion-mnist.zip")
     _zip(folder_of_shapes(tmp_path / "b", 40, resolution=28, channels=1), tmp_path / "fashion-mnist-test.zip")

@@ -26,7 +26,8 @@ SETTINGS = {"CHECKPOINT_INTERVAL_S": "0.5", "TORCH_THREADS": "1", "MAX_BATCH": "
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/store/test_backup.py has the parts
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_backup_under_load_is_whole_and_the_service_goes_on_from_it(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -75,6 +75,7 @@ def test_two_ranks_learn_what_one_process_learns(prepared: Prepare, configured: 
         assert a["gauges"] == pytest.approx(b["gauges"])
 
 
+@pytest.mark.slow
 def test_two_processes_begin_with_a_model_and_one_goes_on(
     prepared: Prepare, configured: Configure, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_two_processes_begin_with_a_model_and_one_goes_on(
     assert ended.losses == pytest.approx(expected.losses, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_take_over_from_one_and_end_when_one_dies(
     prepared: Prepare, configured: Configure, tmp_path: Path
 ) -> None:
@@ -158,6 +160,7 @@ def _children() -> list[int]:
     return sorted(int(line.split()[0]) for line in listed.stdout.splitlines() if line.endswith("-m models.rank"))
 
 
+@pytest.mark.slow
 def test_an_error_of_ours_comes_through_as_it_was(prepared: Prepare, configured: Configure, tmp_path: Path) -> None:
     data, config = prepared(21), configured(images=8)
     train(data, config, tmp_path)

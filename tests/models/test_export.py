@@ -27,6 +27,9 @@ from tests.models.conftest import SMALL
 
 DOCS = Path(__file__).parents[2] / "docs" / "exports.md"
 
+# The first of them every day, the others where there is time.
+ONE_AND_OTHERS = [pytest.param(kind, marks=[pytest.mark.slow] if number else []) for number, kind in enumerate(KINDS)]
+
 
 def saved(directory: Path, kind: str = "gan-dcgan", *, classes: int = 3, prior: MixturePrior | None = None) -> Path:
     """A generator of fresh weights at 32 px, in the directory `model`."""
@@ -65,7 +68,7 @@ def developed(model: Path, count: int) -> tuple[Tensor, Tensor | None, Tensor, T
     return drawn, labels, generator.synthesize(drawn, labels), generator.render(drawn, labels)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_AND_OTHERS)
 def test_every_kind_runs_in_onnxruntime(kind: str, tmp_path: Path) -> None:
     model = saved(tmp_path, kind)
     card, difference = export(model, tmp_path / "out", ExportFormat.ONNX)
@@ -86,7 +89,7 @@ def test_every_kind_runs_in_onnxruntime(kind: str, tmp_path: Path) -> None:
     assert GeneratorCard.model_validate_json(kept) == card
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_AND_OTHERS)
 def test_every_kind_runs_as_a_program_of_pytorch(kind: str, tmp_path: Path) -> None:
     model = saved(tmp_path, kind)
     _, difference = export(model, tmp_path / "out", ExportFormat.TORCH_EXPORT)

@@ -20,6 +20,7 @@ from worker.launch import programs
 WITHIN_S = 300.0
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_worker_fails_with_the_reason_and_the_others_go_on(
     redis_url: str, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ def nobody_is_left(processes: list[psutil.Process]) -> bool:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_up_again_after_a_kill_loses_nothing_and_ctrl_c_ends_every_child(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
 
