@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from app.accepting import picture_wanted
+from app.accepting import JSON, picture_wanted
 from app.auth import Caller, MayGenerate, scopes_of
 from app.controls import Interpolation, Label, Mix, Seed, Variations, count_images, counts_up, request_of
 from app.dependencies import (
@@ -64,7 +64,7 @@ ROUTE = "/v1/generations"
 STATUS_OF_CODE = {"storage_full": 507, "data_missing": 409, "unknown_label": 422}
 
 # What the shortcut understands; each other header of the route, and each other content, goes the whole way.
-JSON = frozenset({"application/json", "application/json; charset=utf-8"})
+PLAIN = frozenset({JSON, f"{JSON}; charset=utf-8"})
 
 
 class Shortcut(APIRoute):
@@ -79,7 +79,7 @@ class Shortcut(APIRoute):
         async def handle(request: Request) -> Response:
             caller: Caller = request.state.caller
             headers, body = request.headers, None
-            if headers.get("content-type") in JSON and "cancel-after" not in headers and caller.scopes & scopes:
+            if headers.get("content-type") in PLAIN and "cancel-after" not in headers and caller.scopes & scopes:
                 with suppress(ValueError, RecursionError, ClientDisconnect):  # a ValidationError is a ValueError
                     body = Generation.model_validate(json.loads(await request.body()))
             if body is None:
@@ -356,4 +356,4 @@ def _answer(seen: Seen) -> Response:
         )
     if job.status is not JobStatus.SUCCEEDED:
         return accepted(job)
-    return Response(job.model_dump_json(), 201, media_type="application/json", headers={"Location": here})
+    return Response(job.model_dump_json(), 201, media_type=JSON, headers={"Location": here})

@@ -1,7 +1,7 @@
 """A network on several cores of a CPU: each thread computes a share of the batch by itself.
 
-PyTorch's own threads share every single operation, and meet after each: of the many small ones of a prepared generator they
-spend more time on meeting than on computing. Shares of a batch meet once.
+PyTorch's own threads share every single operation and meet after each, and the compiled loops of `models.tiles` have one thread
+anyway. Shares of a batch meet once.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.generator import Generator
-
-LEAST = 4  # pictures in a share: a matrix product of fewer rows is summed in another order (models.prepared)
+from models.winograd import LEAST_ROWS
 
 
 def shared_out(generator: Generator, threads: int) -> Generator:
@@ -29,6 +28,8 @@ def shared_out(generator: Generator, threads: int) -> Generator:
 class Lanes(nn.Module):
     """Shares a batch out among threads: latents [N, D], labels [N] to what the network makes of them, in their order.
 
+    No share has fewer pictures than a matrix product needs rows.
+
     Args:
         network: what each of them calls.
         threads: how many of them, the caller's thread not counted: it computes what is one share by itself.
@@ -43,13 +44,12 @@ class Lanes(nn.Module):
         )
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        shares = torch.split(latents, max(LEAST, -(-len(latents) // self.threads)))
-        if len(shares) == 1:
+        shares = min(self.threads, len(latents) // LEAST_ROWS)
+        if shares <= 1:
             pictures: Tensor = self.network(latents, labels)
             return pictures
-        size = len(shares[0])
-        named = [None] * len(shares) if labels is None else torch.split(labels, size)
-        return torch.cat(list(self._pool.map(self._compute, shares, named)))
+        named = [None] * shares if labels is None else torch.tensor_split(labels, shares)
+        return torch.cat(list(self._pool.map(self._compute, torch.tensor_split(latents, shares), named)))
 
     @torch.inference_mode()
     def _compute(self, latents: Tensor, labels: Tensor | None) -> Tensor:

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from models.generator import Generator, to_pixels
-from models.winograd import OverlapDoubling, WinogradDoubling, Workspace
+from models.winograd import LEAST_ROWS, OverlapDoubling, WinogradDoubling, Workspace
 
-LEAST_ROWS = 4  # of a matrix product
 FEWEST_OUTPUTS = 8  # channels of a transposed convolution, below which patches that overlap are faster
 FEWEST_INPUTS = 128  # channels, below which what is added before and after outweighs the products that are saved
 PROBED = 8  # pictures that are compared with the plain network's

@@ -11,7 +11,6 @@ Shapes: N batch, C channels, H W pixels, D latent.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -229,9 +228,8 @@ class Sampler:
         """Cut `total` pictures into (start, count, bucket): the smallest that holds all, if they fill it by more than half."""
         start = 0
         while (left := total - start) > 0:
-            whole = next((bucket for bucket in self.buckets if bucket >= left), math.inf)
             smaller = max((bucket for bucket in self.buckets if bucket <= left), default=self.buckets[0])
-            bucket = int(whole) if whole < 2 * left else smaller
+            bucket = min((bucket for bucket in self.buckets if left <= bucket < 2 * left), default=smaller)
             count = min(bucket, left)
             yield start, count, bucket
             start += count

@@ -49,17 +49,13 @@ class Sums(NamedTuple):
     places: NDArray[np.int64]  # [sums, 4], of the rows
 
     @classmethod
-    def of(cls, matrix: list[list[float]], start: int = 0) -> Sums:
-        """From rows of factors; the first of each is for the row `start`."""
-        factors, places = np.zeros((len(matrix), 4), np.float32), np.full((len(matrix), 4), start)
+    def of(cls, matrix: list[list[float]]) -> Sums:
+        """From the factors of each sum, for all rows, zeros included."""
+        factors, places = np.zeros((len(matrix), 4), np.float32), np.zeros((len(matrix), 4), np.int64)
         for row, dense in enumerate(matrix):
-            told = [(factor, start + place) for place, factor in enumerate(dense) if factor]
+            told = [(factor, place) for place, factor in enumerate(dense) if factor]
             factors[row, : len(told)], places[row, : len(told)] = zip(*told, strict=True)
         return cls(factors, places)
-
-    def and_those(self, more: Sums) -> Sums:
-        """These sums, and then `more`."""
-        return Sums(np.concatenate([self.factors, more.factors]), np.concatenate([self.places, more.places]))
 
 
 class Filter(NamedTuple):
@@ -75,7 +71,7 @@ def filtering(m: int) -> Filter:
     """Return how tiles of m smaller pixels a side are computed; m is 2 or 4."""
     n = m + 1
     # n combinations of the tile's first n pixels, and n of its last n; the last of the former is the first of the latter.
-    combined = Sums.of(COMBINED[m]).and_those(Sums.of(COMBINED[m], start=1))
+    combined = Sums.of([[*row, 0] for row in COMBINED[m]] + [[0, *row] for row in COMBINED[m]])
     taps = np.zeros((2 * n, 4))
     taps[:n, [3, 1]] = taps[n:, [2, 0]] = TAPS[m]
     return Filter(combined, taps, Sums.of(SUMMED[m]))

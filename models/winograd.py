@@ -19,15 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.tiles import add_patches, filtering, gather, spread
+from models.tiles import NO_LEAST, add_patches, filtering, gather, spread
 
 LARGE, SMALL = 4, 2  # sides of tiles
 # The 100 weights of large tiles outgrow the caches where channels are many, and they are read once for each group of tiles.
 MOST_WEIGHTS = 2**13  # channels in times channels out
-LEAST_TILES = (
-    4  # of a picture: matrix products of fewer rows are summed in another order, and its bits would depend on company
+LEAST_ROWS = (
+    4  # of a matrix product: the library sums fewer in another order, and a picture's bits would depend on company
 )
 TILES = {LARGE: 64, SMALL: 128}  # tiles in a group: more fall out of the caches, fewer leave it waiting for weights
+RECTIFIED = np.float32(0)  # what no pixel is less than after a ReLU
 PATCHES = 2**19  # numbers of patches in a group
 
 
@@ -83,7 +84,7 @@ class WinogradDoubling(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         rows = maps.permute(0, 2, 3, 1).contiguous()  # (N, H, W, C), as it lies in memory already
         count, height, width, channels = rows.shape
-        whole = height % LARGE == width % LARGE == 0 and height * width >= LEAST_TILES * LARGE**2
+        whole = height % LARGE == width % LARGE == 0 and height * width >= LEAST_ROWS * LARGE**2  # a row for each tile
         m = LARGE if whole and channels * self.outputs <= MOST_WEIGHTS else SMALL
         doubled = self.output.take("doubled", count, 2 * height, 2 * width, self.outputs)
         tiles = count * height * width // m**2
@@ -101,7 +102,7 @@ class WinogradDoubling(nn.Module):
         spread(_flat(rows), size, m, first, filtered.combined, _flat(across), _flat(columns), _flat(tile))
         torch.bmm(across.flatten(0, 1), weights.flatten(0, 1), out=made.flatten(0, 1))
         columns = take("sums", 4 * n * m, self.outputs)
-        least = np.float32(0 if self.rectify else -np.inf)
+        least = RECTIFIED if self.rectify else NO_LEAST
         gather(_flat(made), size, m, first, filtered.summed, self.bias.numpy(), least, _flat(doubled), _flat(columns))
 
 

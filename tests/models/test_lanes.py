@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from models.generator import Generator, GeneratorCard
-from models.lanes import LEAST, Lanes, shared_out
+from models.lanes import Lanes, shared_out
 from models.registry import build_generator
 from models.sampling import SampleItem, Sampler
+from models.winograd import LEAST_ROWS
 from tests.models.conftest import SMALL
 
 CLASSES = ["cat", "dog"]
@@ -39,7 +40,7 @@ def _generator() -> Generator:
     return Generator(build_generator(card.kind, card.parse_options(), card.shape), card)
 
 
-@pytest.mark.parametrize("count", [1, LEAST, LEAST + 1, 4 * LEAST + 3])
+@pytest.mark.parametrize("count", [1, LEAST_ROWS, LEAST_ROWS + 1, 4 * LEAST_ROWS + 3])
 def test_shares_come_back_in_order(count: int) -> None:
     network = _Telling()
     latents, labels = torch.arange(count).float()[:, None], torch.arange(count) * 100
@@ -51,17 +52,24 @@ def test_shares_come_back_in_order(count: int) -> None:
 def test_a_batch_is_shared_out_but_not_into_crumbs() -> None:
     network = _Telling()
     lanes = Lanes(network, 4)
-    lanes(torch.ones(LEAST, 1))
-    assert network.calls == [(threading.get_ident(), LEAST)]
+    lanes(torch.ones(LEAST_ROWS, 1))
+    assert network.calls == [(threading.get_ident(), LEAST_ROWS)]
     network.calls.clear()
-    lanes(torch.ones(4 * LEAST, 1))
-    assert [count for _, count in network.calls] == [LEAST] * 4
+    lanes(torch.ones(4 * LEAST_ROWS, 1))
+    assert [count for _, count in network.calls] == [LEAST_ROWS] * 4
     assert threading.get_ident() not in {thread for thread, _ in network.calls}
+
+
+def test_what_is_left_over_is_no_share_of_its_own() -> None:
+    network = _Telling()
+    Lanes(network, 11)(torch.ones(56, 1))  # by sixes, two would be left
+    assert min(count for _, count in network.calls) >= LEAST_ROWS
+    assert sum(count for _, count in network.calls) == 56
 
 
 def test_what_a_thread_raises_is_raised_to_the_caller() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
-        Lanes(_Telling(), 2)(torch.tensor([[1.0]] * LEAST + [[-1.0]] * LEAST))
+        Lanes(_Telling(), 2)(torch.tensor([[1.0]] * LEAST_ROWS + [[-1.0]] * LEAST_ROWS))
 
 
 def test_pictures_are_those_of_one_thread() -> None:

@@ -70,7 +70,9 @@ def test_nothing_asked_for_is_nothing_made() -> None:
 def test_batches_are_of_fixed_sizes_and_mostly_full(total: int, plan: list[int]) -> None:
     sampler = Sampler(_generator())
     sampler.buckets = (1, 8, 32)
-    assert [bucket for _, _, bucket in sampler._plan(total)] == plan
+    cut = list(sampler._plan(total))
+    assert [bucket for _, _, bucket in cut] == plan
+    assert sum(count for _, count, _ in cut) == total
 
 
 @pytest.mark.parametrize(("total", "plan"), [(8, [8]), (9, [16]), (17, [24]), (24, [24]), (25, [24, 1]), (29, [24, 8])])

@@ -60,7 +60,7 @@ def test_patches_of_several_groups_are_whole_pictures() -> None:
 
 
 def test_many_channels_are_made_in_small_tiles() -> None:
-    maps, weight, bias = _case(2, MOST_WEIGHTS // 2 + 8, 1, (4, 4))
+    maps, weight, bias = _case(2, MOST_WEIGHTS // 2 + 8, 1, (8, 8))  # large enough for large tiles
     layer = WinogradDoubling(weight, bias, Workspace(), rectify=False)
     assert torch.allclose(layer(maps), F.conv_transpose2d(maps, weight, bias, stride=2, padding=1), atol=1e-4)
     assert [name for name in layer.state_dict() if name.startswith("products")] == [f"products_{SMALL}"]
