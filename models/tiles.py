@@ -22,36 +22,44 @@ Floats = NDArray[np.float32]
 compiled: Callable[[Callable[..., None]], Callable[..., None]] = njit(nogil=True, error_model="numpy")
 inlined: Callable[[Callable[..., None]], Callable[..., None]] = njit(inline="always")
 
-#: B^T of Lavin and Gray's F(m, 2) by m: what pixels are combined to, [n, n] ...
+#: A of Lavin and Gray's F(m, 2) by m: what a tile's pixels are combined to, [n, m] ...
 COMBINED: dict[int, list[list[float]]] = {
-    2: [[1, -1, 0], [0, 1, 0], [0, 1, -1]],
-    4: [[1, -2, -1, 2, 0], [0, -0.5, 0.5, 1, 0], [0, -1 / 3, 1, -2 / 3, 0], [0, 1, 0, -1, 0], [0, 1, -2, -1, 2]],
+    2: [[1, 0], [1, 1], [0, 1]],
+    4: [[1, 0, 0, 0], [1, 1, 1, 1], [1, -1, 1, -1], [1, 0.5, 0.25, 0.125], [0, 0, 0, 1]],
 }
 #: ... G, what a filter's two taps are combined to, [n, 2] ...
 TAPS: dict[int, list[list[float]]] = {
     2: [[1, 0], [1, 1], [0, -1]],
     4: [[1, 0], [1, 1], [0.5, -0.5], [8 / 3, 4 / 3], [0, 0.5]],
 }
-#: ... and A^T, how m outputs come from the products, [m, n]. The points are 0, 1, infinity and for m = 4 also -1 and 1/2.
+#: ... and B, how n outputs come from the products, [n, n]. The points are 0, 1, infinity and for m = 4 also -1 and 1/2.
 SUMMED: dict[int, list[list[float]]] = {
-    2: [[1, 1, 0], [0, 1, 1]],
-    4: [[1, 1, 1, 1, 0], [0, 1, -1, 0.5, 0], [0, 1, 1, 0.25, 0], [0, 1, -1, 0.125, 1]],
+    2: [[1, 0, 0], [-1, 1, 1], [0, 0, -1]],
+    4: [
+        [1, 0, 0, 0, 0],
+        [-2, -0.5, -1 / 3, 1, 1],
+        [-1, 0.5, 1, 0, -2],
+        [2, 1, -2 / 3, -1, -1],
+        [0, 0, 0, 0, 2],
+    ],
 }
+MOST_TERMS = 5  # of a sum
 
 
 NO_LEAST = np.float32(-np.inf)
 
 
 class Sums(NamedTuple):
-    """Weighted sums of rows, each of at most four."""
+    """Weighted sums of rows, each of at most MOST_TERMS."""
 
-    factors: Floats  # [sums, 4]; those that are not needed are zero
-    places: NDArray[np.int64]  # [sums, 4], of the rows
+    factors: Floats  # [sums, MOST_TERMS]; those that are not needed are zero
+    places: NDArray[np.int64]  # [sums, MOST_TERMS], of the rows
 
     @classmethod
     def of(cls, matrix: list[list[float]]) -> Sums:
         """From the factors of each sum, for all rows, zeros included."""
-        factors, places = np.zeros((len(matrix), 4), np.float32), np.zeros((len(matrix), 4), np.int64)
+        shape = len(matrix), MOST_TERMS
+        factors, places = np.zeros(shape, np.float32), np.zeros(shape, np.int64)
         for row, dense in enumerate(matrix):
             told = [(factor, place) for place, factor in enumerate(dense) if factor]
             factors[row, : len(told)], places[row, : len(told)] = zip(*told, strict=True)
@@ -59,85 +67,101 @@ class Sums(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """How m outputs of two taps are computed with n products, along a side: first for even pixels, then for odd ones."""
+    """How m inputs of a side are doubled with n products for even pixels and n for odd ones."""
 
-    combined: Sums  # of a tile's pixels, for what is multiplied: 2n - 1
-    taps: NDArray[np.float64]  # of a transposed convolution's four for what it is multiplied with, [2n, 4]
-    summed: Sums  # of products, for outputs: m
+    combined: Sums  # of a tile's pixels, for what is multiplied: n
+    taps: NDArray[np.float64]  # of a filter's four, for what even and odd pixels are multiplied with: [2, n, 4]
+    summed: Sums  # of products, for outputs: n
 
 
 @cache
 def filtering(m: int) -> Filter:
     """Return how tiles of m smaller pixels a side are computed; m is 2 or 4."""
-    n = m + 1
-    # n combinations of the tile's first n pixels, and n of its last n; the last of the former is the first of the latter.
-    combined = Sums.of([[*row, 0] for row in COMBINED[m]] + [[0, *row] for row in COMBINED[m]])
-    taps = np.zeros((2 * n, 4))
-    taps[:n, [3, 1]] = taps[n:, [2, 0]] = TAPS[m]
-    return Filter(combined, taps, Sums.of(SUMMED[m]))
+    taps = np.zeros((2, m + 1, 4))
+    taps[0][:, [1, 3]] = taps[1][:, [0, 2]] = TAPS[m]
+    return Filter(Sums.of(COMBINED[m]), taps, Sums.of(SUMMED[m]))
 
 
 @inlined
-def _combine(sums: Any, row: int, source: Any, start: int, step: int, least: Any, target: Any, at: int) -> None:
-    """Fill target[at], [C], with a sum of rows of `source`, or `least`; its place p is at `start` + p `step`."""
+def _combine(sums: Any, row: int, source: Any, start: int, step: int, target: Any, at: int) -> None:
+    """Fill target[at], [C], with a sum of rows of `source`, whose place p is at `start` + p `step`."""
     factors, places = sums
-    a, b, c, d = factors[row, 0], factors[row, 1], factors[row, 2], factors[row, 3]
-    one, two = start + step * places[row, 0], start + step * places[row, 1]
-    three, four = start + step * places[row, 2], start + step * places[row, 3]
-    if c == 0:
+    a, b, c, d, e = factors[row, 0], factors[row, 1], factors[row, 2], factors[row, 3], factors[row, 4]
+    one, two, three = start + step * places[row, 0], start + step * places[row, 1], start + step * places[row, 2]
+    four, five = start + step * places[row, 3], start + step * places[row, 4]
+    if b == 0:
         for k in range(source.shape[1]):
-            target[at, k] = max(a * source[one, k] + b * source[two, k], least)
+            target[at, k] = a * source[one, k]
+    elif e == 0:
+        for k in range(source.shape[1]):
+            target[at, k] = a * source[one, k] + b * source[two, k] + c * source[three, k] + d * source[four, k]
     else:
         for k in range(source.shape[1]):
             total = a * source[one, k] + b * source[two, k] + c * source[three, k] + d * source[four, k]
-            target[at, k] = max(total, least)
+            target[at, k] = total + e * source[five, k]
 
 
 @compiled
-def spread(maps: Any, size: Any, m: int, first: int, combined: Any, across: Any, columns: Any, tile: Any) -> None:
+def spread(maps: Any, size: Any, m: int, first: int, combined: Any, across: Any, columns: Any) -> None:
     """Fill `across` with what tiles, from the `first` on, are multiplied by.
 
     Args:
-        maps: [N H W, C]; what lies beyond a map's edges is zero.
+        maps: [N H W, C].
         size: H and W.
         m: pixels along a tile's side; tiles are numbered by picture, row and column.
         first: number of the first tile.
         combined: as in Filter.
-        across: [(2n - 1)^2 T, C] for T tiles, those of a pair of combinations beside each other.
-        columns: for what lies between, [m + 2, C].
-        tile: as well, [(m + 2)^2, C].
+        across: [n^2 T, C] for T tiles, those of a pair of combinations beside each other.
+        columns: for what lies between, [m, C].
     """
     height, width = size
-    kinds, reach = 2 * m + 2, m + 2
-    count = len(across) // kinds**2
+    n = m + 1
+    count = len(across) // n**2
     down, right = height // m, width // m
     for t in range(count):
         number = first + t
-        picture, top, left = number // (down * right), m * (number // right % down) - 1, m * (number % right) - 1
-        for y in range(reach):
-            for x in range(reach):
-                if 0 <= top + y < height and 0 <= left + x < width:
-                    place = (picture * height + top + y) * width + left + x
-                    for c in range(maps.shape[1]):
-                        tile[y * reach + x, c] = maps[place, c]
-                else:
-                    for c in range(maps.shape[1]):
-                        tile[y * reach + x, c] = 0
-        for i in range(kinds):
-            for x in range(reach):
-                _combine(combined, i, tile, x, reach, NO_LEAST, columns, x)
-            for j in range(kinds):
-                _combine(combined, j, columns, 0, 1, NO_LEAST, across, (kinds * i + j) * count + t)
+        picture, top, left = number // (down * right), m * (number // right % down), m * (number % right)
+        start = (picture * height + top) * width + left
+        for i in range(n):
+            for x in range(m):
+                _combine(combined, i, maps, start + x, width, columns, x)
+            for j in range(n):
+                _combine(combined, j, columns, 0, 1, across, (n * i + j) * count + t)
+
+
+@inlined
+def _add(
+    sums: Any, row: int, source: Any, start: int, bias: Any, begins: bool, least: Any, target: Any, at: int
+) -> None:
+    """Add a sum of neighbouring rows of `source` to target[at], [O], which is `bias` where it begins; at least `least`."""
+    factors, places = sums
+    a, b, c, d, e = factors[row, 0], factors[row, 1], factors[row, 2], factors[row, 3], factors[row, 4]
+    one, two, three = start + places[row, 0], start + places[row, 1], start + places[row, 2]
+    four, five = start + places[row, 3], start + places[row, 4]
+    if begins and b == 0:
+        for k in range(len(bias)):
+            target[at, k] = max(bias[k] + a * source[one, k], least)
+    elif b == 0:
+        for k in range(len(bias)):
+            target[at, k] = max(target[at, k] + a * source[one, k], least)
+    elif begins:
+        for k in range(len(bias)):
+            total = a * source[one, k] + b * source[two, k] + c * source[three, k] + d * source[four, k]
+            target[at, k] = max(bias[k] + (total + e * source[five, k]), least)
+    else:
+        for k in range(len(bias)):
+            total = a * source[one, k] + b * source[two, k] + c * source[three, k] + d * source[four, k]
+            target[at, k] = max(target[at, k] + (total + e * source[five, k]), least)
 
 
 @compiled
 def gather(
     made: Any, size: Any, m: int, first: int, summed: Any, bias: Any, least: Any, doubled: Any, columns: Any
 ) -> None:
-    """Sum products to the pixels of tiles, from the `first` on.
+    """Sum products to the pixels of tiles, from the `first` on; each outreaches its tile by one, where neighbours add up.
 
     Args:
-        made: [(2n)^2 T, O] for T tiles, those of a pair of taps beside each other.
+        made: [4 n^2 T, O] for T tiles: by a pair of combinations, by tile, by phase.
         size: H and W, of the smaller maps.
         m: as for `spread`.
         first: as for `spread`.
@@ -145,27 +169,31 @@ def gather(
         bias: [O].
         least: what no pixel is less than.
         doubled: [N 2H 2W, O], to be filled.
-        columns: for what lies between, [2n 2m, O].
+        columns: for what lies between, [4 n^2, O].
     """
     height, width = size
-    n, side = m + 1, 2 * m
-    count = len(made) // (2 * n) ** 2
+    n = m + 1
+    count = len(made) // (4 * n**2)
     down, right = height // m, width // m
     for t in range(count):
         number = first + t
-        picture, top, left = number // (down * right), side * (number // right % down), side * (number % right)
-        for i in (1, n + 1):
-            for j in (1, n + 1):  # of these products each pixel holds one
-                for c in range(len(bias)):
-                    made[(2 * n * i + j) * count + t, c] += bias[c]
-        for i in range(2 * n):
-            for x in range(side):
-                start = (2 * n * i + n * (x % 2)) * count + t
-                _combine(summed, x // 2, made, start, count, NO_LEAST, columns, side * i + x)
-        for y in range(side):
-            for x in range(side):
-                place = (picture * 2 * height + top + y) * 2 * width + left + x
-                _combine(summed, y // 2, columns, side * n * (y % 2) + x, side, least, doubled, place)
+        picture, row, column = number // (down * right), number // right % down, number % right
+        for phase in range(4):
+            for i in range(n):
+                for j in range(n):
+                    start = 4 * (j * count + t) + phase
+                    _combine(summed, i, made, start, 4 * n * count, columns, (phase * n + i) * n + j)
+        for phase in range(4):
+            for i in range(n):
+                y = 2 * (m * row + i) - phase // 2
+                for j in range(n):
+                    x = 2 * (m * column + j) - phase % 2
+                    if 0 <= y < 2 * height and 0 <= x < 2 * width:
+                        begins = (i > 0 or row == 0) and (j > 0 or column == 0)
+                        ends = (i < m or row == down - 1) and (j < m or column == right - 1)
+                        place = (picture * 2 * height + y) * 2 * width + x
+                        floor = least if ends else NO_LEAST
+                        _add(summed, j, columns, (phase * n + i) * n, bias, begins, floor, doubled, place)
 
 
 @compiled

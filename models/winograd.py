@@ -3,9 +3,11 @@
 A transposed convolution of kernel 4, stride 2, padding 1 makes each picture of four phases, even and odd rows by even and odd
 columns, and each phase is a convolution of 2x2. m neighbouring outputs of a filter of two taps need m + 1 products in place of
 2 m: 36 products make a tile of 4x4 pixels where 64 did, or 100 a tile of 8x8 where 256 did. The products of many tiles are as
-many matrix products.
+many matrix products. The four phases share what their tile's pixels are combined to: sums of products reach beyond the tile by
+a pixel, where those of its neighbours are added.
 
-Source: Lavin and Gray 2016, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308, §4 (minimal filtering).
+Source: Lavin and Gray 2016, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308, §4 (minimal filtering), here
+transposed.
 
 Shapes: N batch, C and O channels, H W pixels of the smaller maps, m of them along a tile's side, n = m + 1.
 """
@@ -72,12 +74,13 @@ class WinogradDoubling(nn.Module):
         self.rectify = rectify
 
     def products(self, m: int) -> Tensor:
-        """What tiles of this side are multiplied by, float [2n, 2n, C, O]; computed when it is first needed."""
+        """What tiles of this side are multiplied by, float [n^2, C, 4 O]; computed when it is first needed."""
         name = f"products_{m}"
         held: Tensor | None = getattr(self, name, None)
         if held is None:
             taps = torch.from_numpy(filtering(m).taps)
-            held = torch.einsum("ik,jl,cokl->ijco", taps, taps, self.weight.double()).float().contiguous()
+            made = torch.einsum("pik,qjl,cokl->ijcpqo", taps, taps, self.weight.double())
+            held = made.flatten(0, 1).flatten(2).float().contiguous()
             self.register_buffer(name, held)
         return held
 
@@ -96,13 +99,11 @@ class WinogradDoubling(nn.Module):
         """Fill `count` tiles of `doubled`, from the `first` on."""
         filtered, weights, take = filtering(m), self.products(m), self.workspace.take
         n, size = m + 1, tuple(rows.shape[1:3])
-        across = take("across", 2 * n, 2 * n, count, self.inputs)
-        made = take("made", 2 * n, 2 * n, count, self.outputs)
-        tile, columns = take("tile", (m + 2) ** 2, self.inputs), take("columns", m + 2, self.inputs)
-        spread(_flat(rows), size, m, first, filtered.combined, _flat(across), _flat(columns), _flat(tile))
-        torch.bmm(across.flatten(0, 1), weights.flatten(0, 1), out=made.flatten(0, 1))
-        columns = take("sums", 4 * n * m, self.outputs)
-        least = RECTIFIED if self.rectify else NO_LEAST
+        across, columns = take("across", n**2, count, self.inputs), take("columns", m, self.inputs)
+        spread(_flat(rows), size, m, first, filtered.combined, _flat(across), _flat(columns))
+        made, columns = take("made", n**2, count, 4 * self.outputs), take("sums", 4 * n**2, self.outputs)
+        torch.bmm(across, weights, out=made)
+        least, made = RECTIFIED if self.rectify else NO_LEAST, made.view(-1, self.outputs)
         gather(_flat(made), size, m, first, filtered.summed, self.bias.numpy(), least, _flat(doubled), _flat(columns))
 
 
