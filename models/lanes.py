@@ -6,7 +6,9 @@ anyway. Shares of a batch meet once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +30,12 @@ def shared_out(generator: Generator, threads: int) -> Generator:
 class Lanes(nn.Module):
     """Shares a batch out among threads: latents [N, D], labels [N] to what the network makes of them, in their order.
 
-    No share has fewer pictures than a matrix product needs rows.
+    No share has fewer pictures than a matrix product needs rows; what is too small to be shared out is computed by the caller,
+    whose single operations PyTorch then shares.
 
     Args:
         network: what each of them calls.
-        threads: how many of them, the caller's thread not counted: it computes what is one share by itself.
+        threads: how many of them, the caller's thread not counted.
     """
 
     def __init__(self, network: nn.Module, threads: int) -> None:
@@ -46,7 +49,8 @@ class Lanes(nn.Module):
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         shares = min(self.threads, len(latents) // LEAST_ROWS)
         if shares <= 1:
-            pictures: Tensor = self.network(latents, labels)
+            with _operations_of(self.threads):
+                pictures: Tensor = self.network(latents, labels)
             return pictures
         named = [None] * shares if labels is None else torch.tensor_split(labels, shares)
         return torch.cat(list(self._pool.map(self._compute, torch.tensor_split(latents, shares), named)))
@@ -55,3 +59,14 @@ class Lanes(nn.Module):
     def _compute(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         pictures: Tensor = self.network(latents, labels)
         return pictures
+
+
+@contextmanager
+def _operations_of(threads: int) -> Iterator[None]:
+    """Lets PyTorch share each operation of the calling thread among so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

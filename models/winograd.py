@@ -24,14 +24,18 @@ from torch import Tensor, nn
 from models.tiles import NO_LEAST, add_patches, filtering, gather, spread
 
 LARGE, SMALL = 4, 2  # sides of tiles
-# The 100 weights of large tiles outgrow the caches where channels are many, and they are read once for each group of tiles.
-MOST_WEIGHTS = 2**13  # channels in times channels out
+# The 25 weights of large tiles are read once for each group of tiles: too long a way where channels are many.
+MOST_WEIGHTS = 2**15  # channels in times channels out
 LEAST_ROWS = (
-    4  # of a matrix product: the library sums fewer in another order, and a picture's bits would depend on company
+    4  # of a matrix product: MKL sums fewer in another order, and a picture's bits would depend on company; see PACKED
 )
-TILES = {LARGE: 64, SMALL: 128}  # tiles in a group: more fall out of the caches, fewer leave it waiting for weights
+GROUP = 128  # tiles: more fall out of the caches, fewer leave it waiting for weights
 RECTIFIED = np.float32(0)  # what no pixel is less than after a ReLU
 PATCHES = 2**19  # numbers of patches in a group
+# oneDNN's products with weights in its own layout are half as fast again as MKL's where matrices are large; each call takes
+# longer where they are small. PyTorch has them for the compiler, underscored; where they are missing, MKL's serve.
+PACKED = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+FEWEST_PACKED = 2**16  # numbers in a matrix
 
 
 class Workspace(nn.Module):
@@ -49,6 +53,34 @@ class Workspace(nn.Module):
             held = torch.empty(size)
             self.register_buffer(own, held, persistent=False)
         return held[:size].view(shape)
+
+
+class Products(nn.Module):
+    """Products with fixed matrices: the i-th of [I, T, C] by the i-th, to [I, T, O].
+
+    Args:
+        weights: float [I, C, O].
+    """
+
+    weights: Tensor
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self._packed: list[Tensor] = []
+        if PACKED and weights[0].numel() >= FEWEST_PACKED:
+            for index, weight in enumerate(weights.transpose(1, 2)):
+                packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+                self.register_buffer(f"packed_{index}", packed, persistent=False)
+                self._packed.append(packed)
+        else:
+            self.register_buffer("weights", weights.contiguous(), persistent=False)
+
+    def forward(self, rows: Tensor, out: Tensor) -> None:
+        if not self._packed:
+            torch.bmm(rows, self.weights, out=out)
+            return
+        for factor, weight, product in zip(rows, self._packed, out, strict=True):
+            product.copy_(torch.ops.mkldnn._linear_pointwise(factor, weight, None, "none", [], ""))
 
 
 class WinogradDoubling(nn.Module):
@@ -73,15 +105,15 @@ class WinogradDoubling(nn.Module):
         self.output = Workspace()  # its own: other layers may look at these maps later
         self.rectify = rectify
 
-    def products(self, m: int) -> Tensor:
-        """What tiles of this side are multiplied by, float [n^2, C, 4 O]; computed when it is first needed."""
+    def _products(self, m: int) -> Products:
+        """What multiplies tiles of this side; made when it is first needed."""
         name = f"products_{m}"
-        held: Tensor | None = getattr(self, name, None)
+        held: Products | None = getattr(self, name, None)
         if held is None:
             taps = torch.from_numpy(filtering(m).taps)
-            made = torch.einsum("pik,qjl,cokl->ijcpqo", taps, taps, self.weight.double())
-            held = made.flatten(0, 1).flatten(2).float().contiguous()
-            self.register_buffer(name, held)
+            weights = torch.einsum("pik,qjl,cokl->ijcpqo", taps, taps, self.weight.double())
+            held = Products(weights.flatten(0, 1).flatten(2).float())
+            setattr(self, name, held)
         return held
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -91,18 +123,18 @@ class WinogradDoubling(nn.Module):
         m = LARGE if whole and channels * self.outputs <= MOST_WEIGHTS else SMALL
         doubled = self.output.take("doubled", count, 2 * height, 2 * width, self.outputs)
         tiles = count * height * width // m**2
-        for first in range(0, tiles, TILES[m]):
-            self._double(rows, doubled, m, first, min(TILES[m], tiles - first))
+        for first in range(0, tiles, GROUP):
+            self._double(rows, doubled, m, first, min(GROUP, tiles - first))
         return doubled.permute(0, 3, 1, 2)
 
     def _double(self, rows: Tensor, doubled: Tensor, m: int, first: int, count: int) -> None:
         """Fill `count` tiles of `doubled`, from the `first` on."""
-        filtered, weights, take = filtering(m), self.products(m), self.workspace.take
+        filtered, take = filtering(m), self.workspace.take
         n, size = m + 1, tuple(rows.shape[1:3])
         across, columns = take("across", n**2, count, self.inputs), take("columns", m, self.inputs)
         spread(_flat(rows), size, m, first, filtered.combined, _flat(across), _flat(columns))
         made, columns = take("made", n**2, count, 4 * self.outputs), take("sums", 4 * n**2, self.outputs)
-        torch.bmm(across, weights, out=made)
+        self._products(m)(across, made)
         least, made = RECTIFIED if self.rectify else NO_LEAST, made.view(-1, self.outputs)
         gather(_flat(made), size, m, first, filtered.summed, self.bias.numpy(), least, _flat(doubled), _flat(columns))
 

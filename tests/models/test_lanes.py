@@ -87,3 +87,15 @@ def test_pictures_are_those_of_one_thread() -> None:
 def test_one_thread_changes_nothing() -> None:
     plain = _generator()
     assert shared_out(plain, 1) is plain
+
+
+def test_what_is_no_share_has_all_threads_for_its_operations_and_leaves_the_callers_as_they_were() -> None:
+    class Noting(nn.Module):
+        def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+            threads.append(torch.get_num_threads())
+            return latents
+
+    threads: list[int] = []
+    before = torch.get_num_threads()
+    Lanes(Noting(), before + 1)(torch.ones(1, 1))
+    assert (threads, torch.get_num_threads()) == ([before + 1], before)

@@ -9,7 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.winograd import LARGE, MOST_WEIGHTS, PATCHES, SMALL, TILES, OverlapDoubling, WinogradDoubling, Workspace
+from models import winograd
+from models.winograd import (
+    FEWEST_PACKED,
+    GROUP,
+    LARGE,
+    LEAST_ROWS,
+    MOST_WEIGHTS,
+    PATCHES,
+    SMALL,
+    OverlapDoubling,
+    Products,
+    WinogradDoubling,
+    Workspace,
+)
 
 SIDES = [(4, 4), (6, 6), (2, 8), (8, 12)]  # for large tiles where both are multiples of four
 
@@ -40,7 +53,7 @@ def test_overlapping_patches_add_up_to_the_same_pixels(sides: tuple[int, int]) -
 
 @pytest.mark.parametrize(("side", "of_tiles"), [(16, LARGE), (10, SMALL)])
 def test_tiles_of_several_groups_are_whole_pictures(side: int, of_tiles: int) -> None:
-    count = 2 * TILES[of_tiles] // (side // of_tiles) ** 2 + 1
+    count = 2 * GROUP // (side // of_tiles) ** 2 + 1
     maps, weight, bias = _case(8, 2, count, (side, side))
     made = WinogradDoubling(weight, bias, Workspace(), rectify=False)(maps)
     assert torch.allclose(made, F.conv_transpose2d(maps, weight, bias, stride=2, padding=1), atol=1e-4)
@@ -63,7 +76,23 @@ def test_many_channels_are_made_in_small_tiles() -> None:
     maps, weight, bias = _case(2, MOST_WEIGHTS // 2 + 8, 1, (8, 8))  # large enough for large tiles
     layer = WinogradDoubling(weight, bias, Workspace(), rectify=False)
     assert torch.allclose(layer(maps), F.conv_transpose2d(maps, weight, bias, stride=2, padding=1), atol=1e-4)
-    assert [name for name in layer.state_dict() if name.startswith("products")] == [f"products_{SMALL}"]
+    assert [name for name, _ in layer.named_children() if name.startswith("products")] == [f"products_{SMALL}"]
+
+
+@pytest.mark.parametrize("numbers", [FEWEST_PACKED // 2, FEWEST_PACKED])
+def test_products_are_the_same_with_any_number_of_rows(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    weights, rows = torch.randn(3, 64, numbers // 64), torch.randn(3, 2 * LEAST_ROWS, 64)
+    made, few = torch.empty(3, 2 * LEAST_ROWS, numbers // 64), torch.empty(3, LEAST_ROWS, numbers // 64)
+    products = Products(weights)
+    products(rows, made)
+    assert torch.allclose(made, rows @ weights, atol=1e-4)
+    products(rows[:, 1:-3].contiguous(), few)
+    assert torch.equal(few, made[:, 1:-3])
+    assert sum(buffer.nbytes for buffer in products.buffers()) >= weights.nbytes
+    monkeypatch.setattr(winograd, "PACKED", False)
+    Products(weights)(rows, few := torch.empty_like(made))
+    assert torch.allclose(few, made, atol=1e-4)
 
 
 def test_each_thread_has_its_own_memory() -> None:
