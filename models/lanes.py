@@ -30,8 +30,8 @@ def shared_out(generator: Generator, threads: int) -> Generator:
 class Lanes(nn.Module):
     """Shares a batch out among threads: latents [N, D], labels [N] to what the network makes of them, in their order.
 
-    No share has fewer pictures than a matrix product needs rows; what is too small to be shared out is computed by the caller,
-    whose single operations PyTorch then shares.
+    No share has fewer pictures than a matrix product needs rows. What is too small to be shared out is computed by the caller; if
+    that gives the same bits, as the first time shows, PyTorch shares each of its operations among the threads.
 
     Args:
         network: what each of them calls.
@@ -42,6 +42,9 @@ class Lanes(nn.Module):
         super().__init__()
         self.network = network
         self.threads = threads
+        self.divisible: bool | None = (
+            None  # whether the bits are the same where operations are shared; not known at first
+        )
         self._pool = ThreadPoolExecutor(
             threads, thread_name_prefix="lane", initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -49,11 +52,18 @@ class Lanes(nn.Module):
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         shares = min(self.threads, len(latents) // LEAST_ROWS)
         if shares <= 1:
-            with _operations_of(self.threads):
-                pictures: Tensor = self.network(latents, labels)
-            return pictures
+            return self._together(latents, labels)
         named = [None] * shares if labels is None else torch.tensor_split(labels, shares)
         return torch.cat(list(self._pool.map(self._compute, torch.tensor_split(latents, shares), named)))
+
+    def _together(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        if self.divisible is None:
+            alone = self.network(latents, labels).clone()
+            with _operations_of(self.threads):
+                self.divisible = torch.equal(alone, self.network(latents, labels))
+        with _operations_of(self.threads if self.divisible else 1):
+            pictures: Tensor = self.network(latents, labels)
+        return pictures
 
     @torch.inference_mode()
     def _compute(self, latents: Tensor, labels: Tensor | None) -> Tensor:
