@@ -30,7 +30,7 @@ def shared_out(generator: Generator, threads: int) -> Generator:
 class Lanes(nn.Module):
     """Shares a batch out among threads: latents [N, D], labels [N] to what the network makes of them, in their order.
 
-    No share has fewer pictures than a matrix product needs rows. What is too small to be shared out is computed by the caller; if
+    No share has fewer pictures than a matrix product needs rows. What is too small to be shared out the caller computes; if
     that gives the same bits, as the first time shows, PyTorch shares each of its operations among the threads.
 
     Args:
