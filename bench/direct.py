@@ -57,6 +57,7 @@ def main() -> None:
         for name, call in calls.items():  # in turn, so that a slow minute is everybody's
             # The prepared one has its own threads, each of which computes alone, as in a sampler.
             torch.set_num_threads(1 if name.startswith("prepared") else said.threads)
+            call()  # whoever came before has left caches, and threads that spin for a while
             began = time.perf_counter()
             call()
             if turn:
