@@ -149,6 +149,19 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "longer budgets and GPUs.",
                 source="Huang et al. 2025, The GAN is dead; long live the GAN! A Modern Baseline GAN, arXiv:2501.05441",
                 options=R3Options,
+                presets=(
+                    Preset(
+                        "quick",
+                        "A third as wide, larger steps in batches of 32, slopes held down less often: learns within minutes.",
+                        {
+                            "base_channels": 16,
+                            "batch_size": 32,
+                            "learning_rate": 1e-3,
+                            "penalty_every": 8,
+                            "label_ramp_images": 5_000,
+                        },
+                    ),
+                ),
             ),
             Kind(
                 name="gan-fewshot",
