@@ -25,18 +25,15 @@ from models.options import AS_BEFORE, OPEN, Precision, R3Options, TrainOptions
 from models.precision import candidates, fastest
 from models.registry import build_objective
 
-FEW_IMAGES = 2_000  # below, a discriminator learns pictures by heart, and what is learnt has to be stretched
-MANY_IMAGES = 5_000_000  # of a budget, from which the wider networks pay
-#: Over few pictures, below which a GAN for few shows less than a sharpened VAE: after 180 s of one core FD-domain is 109 and
-#: 80 on fewshot-hands. Where they meet has not been measured.
-FEWSHOT_PASSES = 150
-SCARCE_PASSES = (
-    200  # over the data, from which a discriminator has seen it all; at 20, augmentation cost more than it gave
-)
-#: Pictures that `gan-dcgan`'s preset `quick` can see within the budget, below which `vae-gan` shows more in the same time, by
-#: side. At 64 px FD-domain is 131 and 104 after 12,000 (produce-64), 48 and 78 after 43,000. At 32 px it is 8.7 and 8.5 after
-#: 55,000 on fashion-mnist, 3.3 and 2.9 after 180,000, 29 and 22 after 55,000 on tiles-32; where it turns has not been seen.
-SHORT_IMAGES = {32: 500_000, 64: 20_000}
+MANY_IMAGES = 5_000_000  # of a budget, from which the wider networks pay, as far as anybody knows
+WIDE: int = R3Options.model_fields["base_channels"].default
+#: Over the data, from which a discriminator has seen it all, as far as anybody knows. At 20 (tiles-32) and at 200
+#: (fewshot-hands: FD-domain 60 without, 90 with it) augmentation cost more than it gave.
+SCARCE_PASSES = 1_000
+#: Pictures that `gan-r3`'s preset `quick` can see within the budget, below which `vae-gan` shows more in the same time, by
+#: side. FD-domain of both at 32 px (fashion-mnist): 53 and 33 after 8,000, 24 and 14 after 21,000, 5.6 and 6.6 after 67,000; at 64 px (produce-64):
+#: 61 and 292 after 11,000, 17 and about 100 after 42,000.
+SHORT_IMAGES = {32: 40_000, 64: 6_000}
 STEPS = 20  # that a candidate is timed by
 LONGEST_TRIAL_S = 6.0  # for one candidate, however few steps that is
 
@@ -115,34 +112,28 @@ def _chosen(
     budget_images: int | None,
     budget_s: float | None,
 ) -> Choice:
-    labelled = bool(manifest.classes) and own.get("conditional") is not False
-    few = manifest.count < FEW_IMAGES and not labelled
-    name, preset = ("gan-fewshot", None) if few else ("gan-dcgan", "quick")
+    name, preset = "gan-r3", "quick"
     candidate = parse_options(name, own, preset)
-    speed = images_per_s(name, candidate, shape_of(candidate, manifest, resolution), device)
+    shape = shape_of(candidate, manifest, resolution)
+    speed = images_per_s(name, candidate, shape, device)
     by_time = math.inf if budget_s is None else speed * budget_s
     spent = min(math.inf if budget_images is None else budget_images, by_time)
     passes = spent / manifest.count
     found = (
-        f"{manifest.count:,} {'labelled' if labelled else 'unlabelled'} pictures of {resolution} px, "
+        f"{manifest.count:,} {'labelled' if shape.classes else 'unlabelled'} pictures of {resolution} px, "
         f"each seen {passes:,.0f} times at {speed:,.0f} images/s"
     )
-    if few and passes < FEWSHOT_PASSES:
-        reason = f"vae-gan: {found} by gan-fewshot, which needs {FEWSHOT_PASSES}"
-        return Choice("vae-gan", parse_options("vae-gan", own), (reason,))
-    if few:
-        return Choice(name, candidate, (f"{name}, with strong augmentation: {found}",))
     needed = SHORT_IMAGES[32 if resolution < 64 else 64]
     if spent < needed:
-        reason = f"vae-gan: {found} by gan-dcgan, which needs {needed:,} pictures to get ahead"
+        reason = f"vae-gan: {found} by gan-r3, which needs {needed:,} pictures to get ahead"
         return Choice("vae-gan", parse_options("vae-gan", own), (reason,))
     reasons, chosen = [f"{name}, preset {preset}: {found}"], dict(own)
     if passes >= SCARCE_PASSES:
         chosen.setdefault("augment", "translation")
         reasons.append(f"augment: translation, from {SCARCE_PASSES} times on")
     if spent >= MANY_IMAGES:
-        chosen.setdefault("base_channels", 64)
-        reasons.append(f"base_channels 64: {MANY_IMAGES:,} images are enough for wide networks")
+        chosen.setdefault("base_channels", WIDE)
+        reasons.append(f"base_channels {WIDE}: {MANY_IMAGES:,} images are enough for wide networks")
     return Choice(name, parse_options(name, chosen, preset), tuple(reasons))
 
 

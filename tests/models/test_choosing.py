@@ -26,12 +26,14 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("fast")
-@pytest.mark.parametrize(("passes", "kind"), [(choosing.FEWSHOT_PASSES, "gan-fewshot"), (10, "vae-gan")])
-def test_few_pictures_without_labels_get_the_kind_made_for_them(passes: int, kind: str, prepared: Prepare) -> None:
-    manifest = prepared(8, classes=0).manifest
-    choice = choose(AUTO, {"batch_size": 2}, manifest, 32, CPU, budget_images=8 * passes)
-    assert choice.kind == kind
-    assert "8 unlabelled pictures" in choice.reasons[0]
+@pytest.mark.parametrize("classes", [0, 2])
+def test_the_reason_says_what_was_looked_at(classes: int, prepared: Prepare) -> None:
+    manifest = prepared(8, classes=classes).manifest
+    choice = choose(AUTO, {"batch_size": 2}, manifest, 32, CPU, budget_images=80)
+    assert choice.kind == "vae-gan"
+    assert f"8 {'labelled' if classes else 'unlabelled'} pictures of 32 px, each seen 10 times" in choice.reasons[0]
+    unlabelled = choose(AUTO, {"conditional": False}, manifest, 32, CPU, budget_images=80)
+    assert "8 unlabelled pictures" in unlabelled.reasons[0]
 
 
 @pytest.mark.usefixtures("fast")
@@ -50,10 +52,10 @@ def test_a_longer_budget_brings_augmentation_and_wider_networks(prepared: Prepar
         for images in (needed - 1, needed, choosing.MANY_IMAGES)
     )
     assert short.kind == "vae-gan"
-    assert isinstance(longer.options, DcganOptions)
-    assert isinstance(longest.options, DcganOptions)
-    assert (longer.options.augment, longer.options.base_channels) == ("translation", 32)
-    assert (longest.options.augment, longest.options.base_channels) == ("translation", 64)
+    assert isinstance(longer.options, R3Options)
+    assert isinstance(longest.options, R3Options)
+    assert (longer.options.augment, longer.options.base_channels) == ("translation", 16)
+    assert (longest.options.augment, longest.options.base_channels) == ("translation", choosing.WIDE)
 
 
 @pytest.mark.usefixtures("fast")
@@ -64,7 +66,7 @@ def test_larger_pictures_go_to_a_gan_after_fewer_of_them(prepared: Prepare, monk
     kinds = [
         choose(AUTO, {"batch_size": 2}, manifest, 64, CPU, budget_images=images).kind for images in (needed - 1, needed)
     ]
-    assert kinds == ["vae-gan", "gan-dcgan"]
+    assert kinds == ["vae-gan", "gan-r3"]
 
 
 def test_an_option_of_one_kind_alone_is_refused_where_the_kind_is_open(prepared: Prepare) -> None:
