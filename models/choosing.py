@@ -31,8 +31,8 @@ WIDE: int = R3Options.model_fields["base_channels"].default
 #: (fewshot-hands: FD-domain 60 without, 90 with it) augmentation cost more than it gave.
 SCARCE_PASSES = 1_000
 #: Pictures that `gan-r3`'s preset `quick` can see within the budget, below which `vae-gan` shows more in the same time, by
-#: side. FD-domain of both at 32 px (fashion-mnist): 53 and 33 after 8,000, 24 and 14 after 21,000, 5.6 and 6.6 after 67,000; at 64 px (produce-64):
-#: 61 and 292 after 11,000, 17 and about 100 after 42,000.
+#: side. FD-domain of both at 32 px (fashion-mnist) is 53 and 33 after 8,000, 24 and 14 after 21,000, 5.6 and 6.6 after
+#: 67,000; at 64 px (produce-64) 61 and 292 after 11,000, 17 and about 100 after 42,000.
 SHORT_IMAGES = {32: 40_000, 64: 6_000}
 STEPS = 20  # that a candidate is timed by
 LONGEST_TRIAL_S = 6.0  # for one candidate, however few steps that is
