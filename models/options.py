@@ -176,6 +176,9 @@ class FewshotOptions(GanOptions):
         "colour-translation-cutout",
         description="What the discriminator sees real and generated pictures through, so that few last longer.",
     )
+    mode_seeking: float = Field(
+        0.1, ge=0, le=100, description="Weight of a term that keeps pictures of different latents apart. 0: none."
+    )
     reconstruction: float = Field(
         1.0, ge=0, le=100, description="Weight of the discriminator's redrawing of what it sees. 0: it need not."
     )

@@ -13,6 +13,7 @@ What differs from the paper:
 - redrawing is at half the resolution and compared by absolute differences, since perceptual features would have to be
   downloaded;
 - no noise is injected: one seed has to give one picture, whatever else is asked for;
+- a mode-seeking term (`models.gan.adversarial`) keeps latents apart: without it each class became one picture;
 - labels enter both networks as in `models.gan.dcgan`: an embedding beside the latent, a learnt map beside the colours.
 
 Shapes: N batch, C channels, H W pixels, D latent, E embedding, F features, P patches.
