@@ -158,8 +158,9 @@ def images_per_s(kind_name: str, options: TrainOptions, shape: Shape, device: to
         )
         began, taken = 0.0, -1  # the first step is not counted: it allocates, and finds its convolutions
         while taken < STEPS and (taken < 1 or time.perf_counter() - began < LONGEST_TRIAL_S):
+            step = replace(batch, images_seen=(taken + 1) * size)  # what comes every few steps does here too
             for phase in objective.phases:
-                phase.learn(batch, precision=options.precision)
+                phase.learn(step, precision=options.precision)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             taken += 1

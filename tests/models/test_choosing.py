@@ -11,7 +11,7 @@ from models import choosing
 from models.catalog import AUTO, KINDS
 from models.choosing import choose, images_per_s, shape_of
 from models.errors import InvalidOption
-from models.objective import Shape
+from models.objective import Batch, Phase, Shape
 from models.options import DcganOptions, R3Options
 from tests.models.conftest import SMALL, Prepare
 
@@ -123,3 +123,17 @@ def test_networks_are_told_no_labels_where_none_are_wanted(prepared: Prepare) ->
     manifest = prepared(8).manifest
     assert shape_of(DcganOptions(), manifest, 32).classes == 2
     assert shape_of(DcganOptions(conditional=False), manifest, 32).classes == 0
+
+
+def test_a_trial_pays_for_what_comes_every_few_steps_as_a_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[int] = []
+    learn = Phase.learn
+
+    def noting(phase: Phase, batch: Batch, **rest: Any) -> Any:
+        numbers.append(batch.number)
+        return learn(phase, batch, **rest)
+
+    monkeypatch.setattr(Phase, "learn", noting)
+    monkeypatch.setattr(choosing, "STEPS", 3)
+    images_per_s("gan-dcgan", DcganOptions(**SMALL["gan-dcgan"]), Shape(32, 1, 0), CPU)
+    assert numbers == [0, 0, 1, 1, 2, 2, 3, 3]  # both networks learn in each
