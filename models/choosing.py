@@ -30,10 +30,10 @@ WIDE: int = R3Options.model_fields["base_channels"].default
 #: Over the data, from which a discriminator has seen it all, as far as anybody knows. At 20 (tiles-32) and at 200
 #: (fewshot-hands: FD-domain 60 without, 90 with it) augmentation cost more than it gave.
 SCARCE_PASSES = 1_000
-#: Pictures that `gan-r3`'s preset `quick` can see within the budget, below which `vae-gan` shows more in the same time, by
-#: side. FD-domain of both at 32 px (fashion-mnist) is 53 and 33 after 8,000, 24 and 14 after 21,000, 5.6 and 6.6 after
-#: 67,000; at 64 px (produce-64) 61 and 292 after 11,000, 17 and about 100 after 42,000.
-SHORT_IMAGES = {32: 40_000, 64: 6_000}
+#: Pictures that `gan-r3`'s preset `quick` can see within the budget, below which `vae-gan` shows as much in the same time or
+#: more, by side. FD-domain of both at 32 px is 53 and 33 after 8,000, 24 and 14 after 21,000, 5.6 and 5.8 after 67,000
+#: (fashion-mnist; tiles-32: 18 and 16); at 64 px (produce-64) 61 and 292 after 11,000, 17 and about 100 after 42,000.
+SHORT_IMAGES = {32: 80_000, 64: 6_000}
 STEPS = 20  # that a candidate is timed by
 LONGEST_TRIAL_S = 6.0  # for one candidate, however few steps that is
 
