@@ -28,7 +28,7 @@ from models.registry import build_objective
 MANY_IMAGES = 5_000_000  # of a budget, from which the wider networks pay, as far as anybody knows
 WIDE: int = R3Options.model_fields["base_channels"].default
 #: Over the data, from which a discriminator has seen it all, as far as anybody knows. At 20 (tiles-32) and at 200
-#: (fewshot-hands: FD-domain 60 without, 90 with it) augmentation cost more than it gave.
+#: (fewshot-hands, where pictures came out more alike) augmentation cost more than it gave.
 SCARCE_PASSES = 1_000
 #: Pictures that `gan-r3`'s preset `quick` can see within the budget, below which `vae-gan` shows as much in the same time or
 #: more, by side. FD-domain of both at 32 px is 53 and 33 after 8,000, 24 and 14 after 21,000, 5.6 and 5.8 after 67,000
