@@ -44,7 +44,20 @@ def test_what_the_user_asked_for_is_kept(prepared: Prepare) -> None:
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_longer_budget_brings_augmentation_and_wider_networks(prepared: Prepare) -> None:
+def test_few_pictures_are_left_to_the_kind_that_covers_them(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, images = prepared(8).manifest, choosing.SHORT_IMAGES[32]
+    few = choose(AUTO, {"batch_size": 4}, manifest, 32, CPU, budget_images=images)
+    monkeypatch.setattr(choosing, "FEW_IMAGES", 8)
+    enough = choose(AUTO, {"batch_size": 4}, manifest, 32, CPU, budget_images=images)
+    assert (few.kind, enough.kind) == ("vae-gan", "gan-r3")
+    assert "needs 1,000 pictures" in few.reasons[0]
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_longer_budget_brings_augmentation_and_wider_networks(
+    prepared: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "FEW_IMAGES", 0)
     manifest = prepared(8).manifest
     needed = choosing.SHORT_IMAGES[32]
     short, longer, longest = (
@@ -62,6 +75,7 @@ def test_a_longer_budget_brings_augmentation_and_wider_networks(prepared: Prepar
 def test_larger_pictures_go_to_a_gan_after_fewer_of_them(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = prepared(8).manifest
     monkeypatch.setattr(choosing, "SCARCE_PASSES", 10**9)
+    monkeypatch.setattr(choosing, "FEW_IMAGES", 0)
     needed = choosing.SHORT_IMAGES[64]
     kinds = [
         choose(AUTO, {"batch_size": 2}, manifest, 64, CPU, budget_images=images).kind for images in (needed - 1, needed)
