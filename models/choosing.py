@@ -25,7 +25,7 @@ from models.options import AS_BEFORE, OPEN, Precision, R3Options, TrainOptions
 from models.precision import candidates, fastest
 from models.registry import build_objective
 
-#: Pictures, below which `vae-gan` stays ahead: with 176 hands FD-domain is 48 after 180 s, and 60 and 90 in two runs of
+#: Pictures, below which `vae-gan` stays ahead: with 176 hands FD-domain is 48 after 180 s, and 60 to 90 in three runs of
 #: `gan-r3`'s quick preset, which had seen each 200 times. With 2,200 (produce-64) it is the other way round.
 FEW_IMAGES = 1_000
 MANY_IMAGES = 5_000_000  # of a budget, from which the wider networks pay, as far as anybody knows
