@@ -26,9 +26,8 @@ from models.tiles import NO_LEAST, add_patches, filtering, gather, spread
 LARGE, SMALL = 4, 2  # sides of tiles
 # The 25 weights of large tiles are read once for each group of tiles: too long a way where channels are many.
 MOST_WEIGHTS = 2**15  # channels in times channels out
-LEAST_ROWS = (
-    4  # of a matrix product: MKL sums fewer in another order, and a picture's bits would depend on company; see PACKED
-)
+# Of a matrix product: MKL sums fewer in another order, and a picture's bits would depend on company.
+LEAST_ROWS = 4
 GROUP = 128  # tiles: more fall out of the caches, fewer leave it waiting for weights
 RECTIFIED = np.float32(0)  # what no pixel is less than after a ReLU
 PATCHES = 2**19  # numbers of patches in a group
