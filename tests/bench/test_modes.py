@@ -91,4 +91,4 @@ def test_a_kind_is_trained_and_counted_once(tmp_path: Path) -> None:
 
 
 def test_all_kinds_with_an_adversary_are_in_it() -> None:
-    assert ADVERSARIAL == ("gan-dcgan", "gan-r3", "gan-fewshot", "vae-gan", "gan-dcgan@quick")
+    assert ADVERSARIAL == ("gan-dcgan", "gan-r3", "gan-fewshot", "vae-gan", "gan-dcgan@quick", "gan-r3@quick")

@@ -51,7 +51,8 @@ def test_twice_the_weight_is_twice_the_pull() -> None:
     none, once, twice = (
         _gradients(_objective(laplacian_weight=weight, adversarial_weight=0), 0.0) for weight in (0, 1, 2)
     )
-    assert torch.allclose(twice - none, 2 * (once - none), rtol=1e-3, atol=1e-4)
+    rounding = 1e-6 * float(twice.abs().max())  # of sums in an order that depends on the processor
+    assert torch.allclose(twice - none, 2 * (once - none), rtol=1e-3, atol=rounding)
 
 
 def test_equal_pictures_have_equal_edges() -> None:
