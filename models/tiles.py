@@ -138,16 +138,12 @@ def _add(
     a, b, c, d, e = factors[row, 0], factors[row, 1], factors[row, 2], factors[row, 3], factors[row, 4]
     one, two, three = start + places[row, 0], start + places[row, 1], start + places[row, 2]
     four, five = start + places[row, 3], start + places[row, 4]
-    if begins and b == 0:
+    if begins:
         for k in range(len(bias)):
-            target[at, k] = max(bias[k] + a * source[one, k], least)
-    elif b == 0:
+            target[at, k] = bias[k]
+    if b == 0:
         for k in range(len(bias)):
             target[at, k] = max(target[at, k] + a * source[one, k], least)
-    elif begins:
-        for k in range(len(bias)):
-            total = a * source[one, k] + b * source[two, k] + c * source[three, k] + d * source[four, k]
-            target[at, k] = max(bias[k] + (total + e * source[five, k]), least)
     else:
         for k in range(len(bias)):
             total = a * source[one, k] + b * source[two, k] + c * source[three, k] + d * source[four, k]
