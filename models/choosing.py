@@ -118,18 +118,18 @@ def _chosen(
     name, preset = "gan-r3", "quick"
     candidate = parse_options(name, own, preset)
     shape = shape_of(candidate, manifest, resolution)
+    found = f"{manifest.count:,} {'labelled' if shape.classes else 'unlabelled'} pictures of {resolution} px"
+    if manifest.count < FEW_IMAGES:  # however fast the candidate is: it need not be tried
+        reason = f"vae-gan: {found}; gan-r3 needs {FEW_IMAGES:,} pictures to get ahead"
+        return Choice("vae-gan", parse_options("vae-gan", own), (reason,))
     speed = images_per_s(name, candidate, shape, device)
     by_time = math.inf if budget_s is None else speed * budget_s
     spent = min(math.inf if budget_images is None else budget_images, by_time)
     passes = spent / manifest.count
-    found = (
-        f"{manifest.count:,} {'labelled' if shape.classes else 'unlabelled'} pictures of {resolution} px, "
-        f"each seen {passes:,.0f} times at {speed:,.0f} images/s"
-    )
+    found += f", each seen {passes:,.0f} times at {speed:,.0f} images/s"
     needed = SHORT_IMAGES[32 if resolution < 64 else 64]
-    if manifest.count < FEW_IMAGES or spent < needed:
-        lacks = f"{FEW_IMAGES:,} pictures" if manifest.count < FEW_IMAGES else f"{needed:,} looks at pictures"
-        reason = f"vae-gan: {found} by gan-r3, which needs {lacks} to get ahead"
+    if spent < needed:
+        reason = f"vae-gan: {found} by gan-r3, which needs {needed:,} looks at pictures to get ahead"
         return Choice("vae-gan", parse_options("vae-gan", own), (reason,))
     reasons, chosen = [f"{name}, preset {preset}: {found}"], dict(own)
     if passes >= SCARCE_PASSES:

@@ -27,7 +27,8 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("classes", [0, 2])
-def test_the_reason_says_what_was_looked_at(classes: int, prepared: Prepare) -> None:
+def test_the_reason_says_what_was_looked_at(classes: int, prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "FEW_IMAGES", 0)
     manifest = prepared(8, classes=classes).manifest
     choice = choose(AUTO, {"batch_size": 2}, manifest, 32, CPU, budget_images=80)
     assert choice.kind == "vae-gan"
