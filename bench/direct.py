@@ -53,15 +53,14 @@ def main() -> None:
         calls[f"{name}_one_png_s"] = partial(files, sampler, 1)
         calls[f"{name}_bulk_s"] = partial(bulk, sampler)
     spent: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(said.turns + 1):
+    for _ in range(said.turns):
         for name, call in calls.items():  # in turn, so that a slow minute is everybody's
             # The prepared one has its own threads, each of which computes alone, as in a sampler.
             torch.set_num_threads(1 if name.startswith("prepared") else said.threads)
             call()  # whoever came before has left caches, and threads that spin for a while
             began = time.perf_counter()
             call()
-            if turn:
-                spent[name].append(time.perf_counter() - began)
+            spent[name].append(time.perf_counter() - began)
     print(json.dumps({name: statistics.median(times) for name, times in spent.items()}))
 
 
