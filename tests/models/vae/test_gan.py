@@ -15,14 +15,16 @@ from models.vae.sigma import VaeSigmaObjective
 SMALL: dict[str, Any] = {"base_channels": 4, "discriminator_channels": 4, "latent_dim": 8, "batch_size": 8}
 
 
-def _batch(fraction: float) -> Batch:
+def _batch(fraction: float, dtype: torch.dtype = torch.float32) -> Batch:
     source = torch.Generator().manual_seed(1)
     images = torch.rand(8, 1, 32, 32, generator=source) * 2 - 1
-    return Batch(images, None, torch.randn(8, 8, generator=source), source, 0, fraction)
+    latents = torch.randn(8, 8, generator=source)
+    return Batch(images.to(dtype), None, latents.to(dtype), source, 0, fraction)
 
 
 def _gradients(objective: VaeSigmaObjective, fraction: float) -> torch.Tensor:
-    torch.stack(list(objective.losses(_batch(fraction)).values())).sum().backward()  # type: ignore[no-untyped-call]
+    batch = _batch(fraction, next(objective.network.parameters()).dtype)
+    torch.stack(list(objective.losses(batch).values())).sum().backward()  # type: ignore[no-untyped-call]
     return torch.cat([weight.grad.flatten() for weight in objective.network.parameters() if weight.grad is not None])
 
 
@@ -48,11 +50,11 @@ def test_the_adversary_is_silent_first_and_heard_later() -> None:
 
 
 def test_twice_the_weight_is_twice_the_pull() -> None:
-    none, once, twice = (
-        _gradients(_objective(laplacian_weight=weight, adversarial_weight=0), 0.0) for weight in (0, 1, 2)
-    )
-    rounding = 1e-6 * float(twice.abs().max())  # of sums in an order that depends on the processor
-    assert torch.allclose(twice - none, 2 * (once - none), rtol=1e-3, atol=rounding)
+    objectives = [_objective(laplacian_weight=weight, adversarial_weight=0) for weight in (0, 1, 2)]
+    for objective in objectives:
+        objective.network.double()  # else the rounding of large gradients hides small ones, on some processors
+    none, once, twice = (_gradients(objective, 0.0) for objective in objectives)
+    assert torch.allclose(twice - none, 2 * (once - none), rtol=1e-3, atol=1e-4)
 
 
 def test_equal_pictures_have_equal_edges() -> None:
