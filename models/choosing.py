@@ -118,6 +118,7 @@ def _chosen(
     name, preset = "gan-r3", "quick"
     candidate = parse_options(name, own, preset)
     shape = shape_of(candidate, manifest, resolution)
+    kind(name).check(shape.resolution, shape.channels)
     found = f"{manifest.count:,} {'labelled' if shape.classes else 'unlabelled'} pictures of {resolution} px"
     if manifest.count < FEW_IMAGES:  # however fast the candidate is: it need not be tried
         reason = f"vae-gan: {found}; gan-r3 needs {FEW_IMAGES:,} pictures to get ahead"
