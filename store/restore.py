@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -24,6 +25,7 @@ from store.records import Record
 from store.references import FOLDERS
 
 ROWS = 1000  # that are inserted together
+PARTING_S = 2.0  # how long a PostgreSQL may take to see that a connection was closed
 
 
 def restore(
@@ -64,8 +66,11 @@ def restore(
 
 
 def _refuse_data(database: Database, blobs: Blobs) -> None:
-    if database.peers():
-        raise BackupError("Darkroom is running on this database; stop the API and the workers first")
+    deadline = time.monotonic() + PARTING_S
+    while database.peers():
+        if time.monotonic() > deadline:
+            raise BackupError("Darkroom is running on this database; stop the API and the workers first")
+        time.sleep(0.05)
     with database.snapshot() as session:
         there = set(inspect(session.connection()).get_table_names())
         for table in Record.metadata.sorted_tables:

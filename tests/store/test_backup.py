@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -333,14 +334,13 @@ def test_nothing_is_restored_over_rows_or_blobs(sqlite: Database, tmp_path: Path
 
 def test_a_database_that_a_service_uses_is_refused(postgres_url: str, sqlite: Database, tmp_path: Path) -> None:
     back_up(sqlite, MemoryBlobs(), tmp_path / "backup")
-    service, ours = Database(postgres_url), Database(postgres_url)
-    with service.snapshot() as session:
-        session.connection()
-        with pytest.raises(BackupError, match="running on this database"):
-            restore(tmp_path / "backup", ours, MemoryBlobs())
-    service.close()
-    restore(tmp_path / "backup", ours, MemoryBlobs())
-    ours.close()
+    with closing(Database(postgres_url)) as service, closing(Database(postgres_url)) as ours:
+        with service.snapshot() as session:
+            session.connection()
+            with pytest.raises(BackupError, match="running on this database"):
+                restore(tmp_path / "backup", ours, MemoryBlobs())
+        service.close()
+        restore(tmp_path / "backup", ours, MemoryBlobs())
 
 
 def test_a_restore_that_fails_leaves_nothing_and_can_be_tried_again(
