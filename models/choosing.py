@@ -39,6 +39,33 @@ SCARCE_PASSES = 1_000
 SHORT_IMAGES = {32: 80_000, 64: 6_000}
 STEPS = 20  # that a candidate is timed by
 LONGEST_TRIAL_S = 6.0  # for one candidate, however few steps that is
+TRIAL_SHARE = 0.015  # of a budget in seconds, which a candidate may take likewise
+
+
+class Trials:
+    """How fast candidates are here; each is timed once, however often it is asked for.
+
+    Args:
+        manifest: of what will be learnt.
+        resolution: pixels on a side.
+        device: where it will be learnt.
+        budget_s: of the training; None: it has none in seconds.
+    """
+
+    def __init__(self, manifest: Manifest, resolution: int, device: torch.device, budget_s: float | None) -> None:
+        self.manifest, self.resolution, self.device = manifest, resolution, device
+        self.longest_s = LONGEST_TRIAL_S if budget_s is None else min(LONGEST_TRIAL_S, TRIAL_SHARE * budget_s)
+        self._found: dict[tuple[str, TrainOptions], float] = {}
+
+    def images_per_s(self, kind_name: str, options: TrainOptions) -> float:
+        """As it would train without a choice, where options are open."""
+        settled = {name: value for name, value in OPEN.items() if getattr(options, name, None) == "auto"}
+        options = options.model_copy(update=settled)
+        asked = kind_name, options
+        if asked not in self._found:
+            shape = shape_of(options, self.manifest, self.resolution)
+            self._found[asked] = images_per_s(kind_name, options, shape, self.device, longest_s=self.longest_s)
+        return self._found[asked]
 
 
 @dataclass(frozen=True)
@@ -90,6 +117,7 @@ def choose(
     Raises:
         OptionError: kind, preset and options do not fit together.
     """
+    trials = Trials(manifest, resolution, device, budget_s)
     if inheritance is not None:
         name, theirs = inheritance.kind, inheritance.options
         own_options = inherited_options(wanted, options, name, theirs, preset=preset, judged=inheritance.judged)
@@ -101,21 +129,15 @@ def choose(
         choice = Choice(wanted, parse_options(wanted, options, preset), ())
         if wanted == AUTO:
             own = choice.options.model_dump(exclude_unset=True)
-            choice = _chosen(own, manifest, resolution, device, budget_images, budget_s)
+            choice = _chosen(own, trials, budget_images, budget_s)
     if begun is not None and choice.kind == begun["kind"]:
         choice = _settled_as(choice, _as_begun(begun))
-    return _precision_settled(_block_settled(choice, manifest, resolution, device), manifest, resolution, device)
+    return _precision_settled(_block_settled(choice, trials), trials)
 
 
-def _chosen(
-    own: Mapping[str, Any],
-    manifest: Manifest,
-    resolution: int,
-    device: torch.device,
-    budget_images: int | None,
-    budget_s: float | None,
-) -> Choice:
+def _chosen(own: Mapping[str, Any], trials: Trials, budget_images: int | None, budget_s: float | None) -> Choice:
     name, preset = "gan-r3", "quick"
+    manifest, resolution = trials.manifest, trials.resolution
     candidate = parse_options(name, own, preset)
     shape = shape_of(candidate, manifest, resolution)
     kind(name).check(shape.resolution, shape.channels)
@@ -123,7 +145,7 @@ def _chosen(
     if manifest.count < FEW_IMAGES:  # however fast the candidate is: it need not be tried
         reason = f"vae-gan: {found}; gan-r3 needs {FEW_IMAGES:,} pictures to get ahead"
         return Choice("vae-gan", parse_options("vae-gan", own), (reason,))
-    speed = images_per_s(name, candidate, shape, device)
+    speed = trials.images_per_s(name, candidate)
     by_time = math.inf if budget_s is None else speed * budget_s
     spent = min(math.inf if budget_images is None else budget_images, by_time)
     passes = spent / manifest.count
@@ -142,8 +164,12 @@ def _chosen(
     return Choice(name, parse_options(name, chosen, preset), tuple(reasons))
 
 
-def images_per_s(kind_name: str, options: TrainOptions, shape: Shape, device: torch.device) -> float:
+def images_per_s(
+    kind_name: str, options: TrainOptions, shape: Shape, device: torch.device, *, longest_s: float = LONGEST_TRIAL_S
+) -> float:
     """How fast a kind would train here, by a few steps on random pictures; touches no random state but its own.
+
+    It takes STEPS steps, or as many as `longest_s` seconds allow, and one at least.
 
     Raises:
         InvalidOption: the kind does not make such pictures.
@@ -162,7 +188,7 @@ def images_per_s(kind_name: str, options: TrainOptions, shape: Shape, device: to
             fraction=1.0,  # everything that comes in later counts too
         )
         began, taken = 0.0, -1  # the first step is not counted: it allocates, and finds its convolutions
-        while taken < STEPS and (taken < 1 or time.perf_counter() - began < LONGEST_TRIAL_S):
+        while taken < STEPS and (taken < 1 or time.perf_counter() - began < longest_s):
             step = replace(batch, images_seen=(taken + 1) * size)  # what comes every few steps does here too
             for phase in objective.phases:
                 phase.learn(step, precision=options.precision)
@@ -191,29 +217,27 @@ def _settled_as(choice: Choice, begun: TrainOptions) -> Choice:
     return replace(choice, options=choice.options.model_copy(update=still))
 
 
-def _precision_settled(choice: Choice, manifest: Manifest, resolution: int, device: torch.device) -> Choice:
+def _precision_settled(choice: Choice, trials: Trials) -> Choice:
     """The same with the precision chosen by its speed on this device, where it was left open."""
     if choice.options.precision != "auto":
         return choice
-    shape = shape_of(choice.options, manifest, resolution)
     variants: dict[Precision, TrainOptions] = {
-        precision: choice.options.model_copy(update={"precision": precision}) for precision in candidates(device)
+        precision: choice.options.model_copy(update={"precision": precision}) for precision in candidates(trials.device)
     }
     if len(variants) == 1:
         return replace(choice, options=variants["fp32"])
-    speeds = {name: images_per_s(choice.kind, options, shape, device) for name, options in variants.items()}
+    speeds = {name: trials.images_per_s(choice.kind, options) for name, options in variants.items()}
     best = fastest(speeds)
     reason = f"{best}: " + ", ".join(f"{name} {speed:,.0f} images/s" for name, speed in speeds.items())
     return Choice(choice.kind, variants[best], (*choice.reasons, reason))
 
 
-def _block_settled(choice: Choice, manifest: Manifest, resolution: int, device: torch.device) -> Choice:
+def _block_settled(choice: Choice, trials: Trials) -> Choice:
     """The same with gan-r3's block chosen by its speed on this device, where it was left open."""
     if not isinstance(choice.options, R3Options) or choice.options.block != "auto":
         return choice
-    shape = shape_of(choice.options, manifest, resolution)
     variants = {style: choice.options.model_copy(update={"block": style}) for style in ("dense", "grouped")}
-    speeds = {style: images_per_s(choice.kind, options, shape, device) for style, options in variants.items()}
+    speeds = {style: trials.images_per_s(choice.kind, options) for style, options in variants.items()}
     best = max(speeds, key=lambda style: speeds[style])
     reason = f"{best} blocks: " + ", ".join(f"{style} {speed:,.0f} images/s" for style, speed in speeds.items())
     return Choice(choice.kind, variants[best], (*choice.reasons, reason))

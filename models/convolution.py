@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.precision import lowered
+
 KERNEL, STRIDE, PADDING = 4, 2, 1  # what the modules here are for: H = 2 h
 LARGEST_PX = 4  # side of the smaller maps, above which oneDNN is as fast
 FEWEST_WEIGHTS = 256 * 512  # C times O, below which it is, too
@@ -29,7 +31,7 @@ class HalvingConv2d(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         if _pays(self, maps, maps.shape[-1] // 2):
-            halved: Tensor = _Halving.apply(maps, self.weight)
+            halved: Tensor = _Halving.apply(*lowered(maps, self.weight))
             return halved
         return super().forward(maps)
 
@@ -42,7 +44,7 @@ class DoublingConv2d(nn.ConvTranspose2d):
 
     def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
         if output_size is None and _pays(self, maps, maps.shape[-1]):
-            doubled: Tensor = _Doubling.apply(maps, self.weight)
+            doubled: Tensor = _Doubling.apply(*lowered(maps, self.weight))
             return doubled
         return super().forward(maps, output_size)
 

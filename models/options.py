@@ -26,8 +26,8 @@ FrozenLayers = Annotated[
 
 #: What a training began with that began before these options were there, where that is not their default.
 AS_BEFORE = {"precision": "fp32"}
-#: Options that may be left open (`auto`) until a training begins (`models.choosing`).
-OPEN = ("block", "precision")
+#: Options that may be left open (`auto`) until a training begins (`models.choosing`), and what they are where nobody chose.
+OPEN = {"block": "dense", "precision": "fp32"}
 #: Options that decide which weights there are, and in what shapes; the second, those of discriminators alone.
 GENERATOR_SHAPE = frozenset({"latent_dim", "base_channels", "block"})
 DISCRIMINATOR_SHAPE = frozenset({"discriminators", "spectral_norm", "minibatch_stddev", "discriminator_channels"})

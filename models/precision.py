@@ -10,11 +10,14 @@ for Deep Learning Training, arXiv:1905.12322.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from models.options import Precision
 
+BFLOAT16_OF_CPUS = ("amx_bf16", "avx512_bf16", "bf16")  # instructions that multiply it: Intel's, AMD's, Arm's
 LEAST_GAIN = 1.1  # in speed, for which half of the digits are given up
 
 
@@ -29,16 +32,25 @@ def is_lowered(device: torch.device) -> bool:
     return torch.is_autocast_enabled(device.type)
 
 
+def lowered(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors of one device as networks take them just now: what autocast does for PyTorch's own operations, for ours."""
+    (device,) = {tensor.device for tensor in tensors}
+    return tuple(tensor.bfloat16() for tensor in tensors) if is_lowered(device) else tensors
+
+
 def in_full(device: torch.device) -> torch.autocast:
     """A context in which networks compute in float32 all the same: differences, and slopes of slopes, need all digits."""
     return torch.autocast(device.type, enabled=False)
 
 
 def candidates(device: torch.device) -> tuple[Precision, ...]:
-    """What a device may gain from, fp32 first. CPUs stay with it: those without instructions for bfloat16 are slower by far."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return ("fp32", "bf16")
-    return ("fp32",)
+    """What a device may gain from, fp32 first; without instructions for bfloat16 a CPU is slower with it by far."""
+    if device.type == "cuda":
+        multiplies = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of PyTorch can't say
+        multiplies = any(able.get(instructions) for instructions in BFLOAT16_OF_CPUS)
+    return ("fp32", "bf16") if multiplies else ("fp32",)
 
 
 def fastest(images_per_s: Mapping[Precision, float]) -> Precision:

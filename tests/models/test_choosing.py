@@ -22,7 +22,7 @@ SECONDS = 60.0  # of budget
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every candidate is as fast as every other, so that tests need not wait for trials; one of them looks at a real one."""
-    monkeypatch.setattr(choosing, "images_per_s", lambda *_: 100.0)
+    monkeypatch.setattr(choosing, "images_per_s", lambda *_, **__: 100.0)
 
 
 @pytest.mark.usefixtures("fast")
@@ -111,7 +111,10 @@ def test_the_block_of_r3_is_settled_once(prepared: Prepare) -> None:
     assert (again.options.block, again.reasons) == (other, ())
 
 
-def test_the_precision_is_settled_once_and_without_trial_on_a_cpu(prepared: Prepare) -> None:
+def test_the_precision_is_settled_once_and_without_trial_where_there_is_one(
+    prepared: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "candidates", lambda _device: ("fp32",))
     manifest, options = prepared(8).manifest, SMALL["gan-dcgan"]
     assert options.get("precision") is None
 
@@ -124,6 +127,29 @@ def test_the_precision_is_settled_once_and_without_trial_on_a_cpu(prepared: Prep
     settled = [choice.options.precision for choice in (first, again, old, asked)]
     assert settled == ["fp32", "bf16", "fp32", "bf16"]
     assert first.reasons == ()
+
+
+def test_the_faster_precision_is_taken_and_nothing_is_timed_twice(
+    prepared: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a device that is faster with grouped blocks and with bfloat16, I expect both, after three trials of `auto`'s
+    candidate, none of which may take a larger part of the budget."""
+    timed: list[tuple[str, str]] = []
+
+    def seen(_kind: str, options: R3Options, *_: Any, longest_s: float) -> float:
+        timed.append((options.block, options.precision))
+        assert longest_s == pytest.approx(choosing.TRIAL_SHARE * SECONDS)
+        return 2_000.0 * (1 + (options.block == "grouped")) * (1 + (options.precision == "bf16"))
+
+    monkeypatch.setattr(choosing, "images_per_s", seen)
+    monkeypatch.setattr(choosing, "candidates", lambda _device: ("fp32", "bf16"))
+    monkeypatch.setattr(choosing, "FEW_IMAGES", 0)
+    monkeypatch.setattr(choosing, "SCARCE_PASSES", 10**9)
+    choice = choose(AUTO, {}, prepared(8).manifest, 32, CPU, budget_s=SECONDS)
+    assert isinstance(choice.options, R3Options)
+    assert (choice.options.block, choice.options.precision) == ("grouped", "bf16")
+    assert timed == [("dense", "fp32"), ("grouped", "fp32"), ("grouped", "bf16")]
+    assert "bf16 8,000 images/s" in choice.reasons[-1]
 
 
 def test_timing_a_kind_touches_no_random_state() -> None:

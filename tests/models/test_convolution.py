@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models import convolution
 from models.convolution import DoublingConv2d, HalvingConv2d
+from models.precision import computing
 
 
 @pytest.fixture(params=[HalvingConv2d, DoublingConv2d])
@@ -64,3 +65,18 @@ def test_where_it_does_not_pay_pytorch_does_it_all() -> None:
     made = narrow(torch.randn(1, 6, 4, 4))
     assert made.grad_fn is not None
     assert "onvolution" in made.grad_fn.name()
+
+
+def test_in_bfloat16_they_compute_as_pytorch_does(layer: HalvingConv2d | DoublingConv2d) -> None:
+    """Given automatic mixed precision and float32 weights, I expect bfloat16 maps and float32 gradients near PyTorch's."""
+    layer = layer.float()
+    found = []
+    for act in (layer, lambda maps: _plain(layer, maps)):
+        maps = _maps(torch.channels_last).float().requires_grad_(True)
+        with computing("bf16", maps.device):
+            made = act(maps)
+        assert made.dtype == torch.bfloat16
+        found.append((made.detach(), *torch.autograd.grad(made.float().square().sum(), (maps, layer.weight))))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.allclose(ours, theirs, rtol=0.05, atol=0.05 * theirs.abs().max().item())

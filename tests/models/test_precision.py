@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -17,7 +18,18 @@ def test_another_precision_has_to_be_clearly_faster() -> None:
     assert fastest({"fp32": 100.0}) == "fp32"
 
 
-def test_a_cpu_is_not_tried() -> None:
+@pytest.mark.parametrize(
+    ("able", "expected"), [({"avx2": True}, ("fp32",)), ({"amx_bf16": True}, ("fp32", "bf16")), ({}, ("fp32",))]
+)
+def test_a_cpu_is_tried_where_it_multiplies_bfloat16(
+    able: dict[str, bool], expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    assert candidates(CPU) == expected
+
+
+def test_an_older_release_of_pytorch_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert candidates(CPU) == ("fp32",)
 
 
