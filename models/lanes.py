@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.generator import Generator
-from models.winograd import LEAST_ROWS
+from models.products import LEAST_ROWS
 
 
 def shared_out(generator: Generator, threads: int) -> Generator:

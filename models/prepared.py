@@ -3,8 +3,8 @@
 - Batch normalisation is folded into the convolution before it: in evaluation mode it is one more multiplication by constants.
 - A transposed convolution of a single pixel, and a convolution that leaves one, are matrix products.
 - Doubling by nearest neighbours before a convolution of 3x3 is one transposed convolution of 4x4, with 4/9 of the work.
-- On a CPU, transposed convolutions of 4x4 are computed as `models.winograd` says, and matrix products have no fewer than
-  LEAST_ROWS rows: below, the library sums in another order, and one picture alone would differ from the same in company.
+- On a CPU, transposed convolutions of 4x4 are computed as `models.winograd` says, and matrix products as `models.products`
+  says: summed in another order, one picture alone would differ from the same in company.
 
 Numbers change by rounding alone; should more than one pixel level change on a probe, the plain network is kept. Group
 normalisation depends on the picture, so it stays. What was tried besides is in docs/experiments.md.
@@ -15,12 +15,12 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from models.generator import Generator, to_pixels
-from models.winograd import LEAST_ROWS, OverlapDoubling, WinogradDoubling, Workspace
+from models.products import Product
+from models.winograd import OverlapDoubling, WinogradDoubling, Workspace
 
 FEWEST_OUTPUTS = 8  # channels of a transposed convolution, below which patches that overlap are faster
 FEWEST_INPUTS = 128  # channels, below which what is added before and after outweighs the products that are saved
@@ -38,29 +38,6 @@ def prepared(generator: Generator) -> Generator:
     _rewrite(network, Workspace())
     ready = Generator(network.to(memory_format=torch.channels_last), generator.card, generator.prior)
     return ready if _agree(generator, ready) else generator
-
-
-class Product(nn.Module):
-    """A linear layer of at least LEAST_ROWS rows: [N, C] to [N, O].
-
-    Args:
-        weight: float [O, C].
-        bias: float [O]; None: none.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight.contiguous())
-        self.register_buffer("bias", bias)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        lacking = LEAST_ROWS - len(rows)
-        if lacking > 0 and rows.device.type == "cpu":
-            return F.linear(F.pad(rows, (0, 0, 0, lacking)), self.weight, self.bias)[: len(rows)]
-        return F.linear(rows, self.weight, self.bias)
 
 
 class Spread(nn.Module):

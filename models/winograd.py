@@ -21,20 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.products import LEAST_ROWS, Products
 from models.tiles import NO_LEAST, add_patches, filtering, gather, spread
 
 LARGE, SMALL = 4, 2  # sides of tiles
 # The 25 weights of large tiles are read once for each group of tiles: too long a way where channels are many.
 MOST_WEIGHTS = 2**15  # channels in times channels out
-# Of a matrix product: MKL sums fewer in another order, and a picture's bits would depend on company.
-LEAST_ROWS = 4
 GROUP = 128  # tiles: more fall out of the caches, fewer leave it waiting for weights
 RECTIFIED = np.float32(0)  # what no pixel is less than after a ReLU
 PATCHES = 2**19  # numbers of patches in a group
-# oneDNN's products with weights in its own layout are half as fast again as MKL's where matrices are large; each call takes
-# longer where they are small. PyTorch has them for the compiler, underscored; where they are missing, MKL's serve.
-PACKED = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-FEWEST_PACKED = 2**16  # numbers in a matrix
 
 
 class Workspace(nn.Module):
@@ -52,34 +47,6 @@ class Workspace(nn.Module):
             held = torch.empty(size)
             self.register_buffer(own, held, persistent=False)
         return held[:size].view(shape)
-
-
-class Products(nn.Module):
-    """Products with fixed matrices: the i-th of [I, T, C] by the i-th, to [I, T, O].
-
-    Args:
-        weights: float [I, C, O].
-    """
-
-    weights: Tensor
-
-    def __init__(self, weights: Tensor) -> None:
-        super().__init__()
-        self._packed: list[Tensor] = []
-        if PACKED and weights[0].numel() >= FEWEST_PACKED:
-            for index, weight in enumerate(weights.transpose(1, 2)):
-                packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-                self.register_buffer(f"packed_{index}", packed, persistent=False)
-                self._packed.append(packed)
-        else:
-            self.register_buffer("weights", weights.contiguous(), persistent=False)
-
-    def forward(self, rows: Tensor, out: Tensor) -> None:
-        if not self._packed:
-            torch.bmm(rows, self.weights, out=out)
-            return
-        for factor, weight, product in zip(rows, self._packed, out, strict=True):
-            product.copy_(torch.ops.mkldnn._linear_pointwise(factor, weight, None, "none", [], ""))
 
 
 class WinogradDoubling(nn.Module):

@@ -106,4 +106,4 @@ class GeneratorCache:
 
 
 def _buckets(max_batch: int) -> tuple[int, ...]:
-    return (*(size for size in (1, *range(8, 64, 8), 64, 128, 256, 512) if size < max_batch), max_batch)
+    return (*(size for size in (1, 2, 4, *range(8, 64, 8), 64, 128, 256, 512) if size < max_batch), max_batch)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from models.generator import Generator, GeneratorCard
 from models.lanes import Lanes, shared_out
+from models.products import LEAST_ROWS
 from models.registry import build_generator
 from models.sampling import SampleItem, Sampler
-from models.winograd import LEAST_ROWS
 from tests.models.conftest import SMALL
 
 CLASSES = ["cat", "dog"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.catalog import KINDS
 from models.generator import Generator, GeneratorCard
-from models.prepared import Gather, Product, Spread, prepared
+from models.prepared import Gather, Spread, prepared
 from models.registry import build_generator
 from models.sampling import SampleItem, Sampler
 from models.winograd import WinogradDoubling
@@ -98,12 +98,6 @@ def test_a_rewriting_that_would_change_pictures_is_not_used(monkeypatch: pytest.
     monkeypatch.setattr("models.prepared.NEAREST", ((1, 0, 0), (0, 1, 1), (1, 1, 0), (1, 0, 0)))
     plain = _generator("gan-fewshot")
     assert prepared(plain) is plain
-
-
-def test_one_row_of_a_product_is_summed_as_one_of_many() -> None:
-    torch.manual_seed(0)
-    product, rows = Product(torch.randn(64, 512), torch.randn(64)), torch.randn(32, 512)
-    assert torch.equal(product(rows[:1]), product(rows)[:1])
 
 
 def test_one_pixel_spreads_and_maps_gather_as_convolutions_do() -> None:

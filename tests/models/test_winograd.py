@@ -9,17 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import winograd
 from models.winograd import (
-    FEWEST_PACKED,
     GROUP,
     LARGE,
-    LEAST_ROWS,
     MOST_WEIGHTS,
     PATCHES,
     SMALL,
     OverlapDoubling,
-    Products,
     WinogradDoubling,
     Workspace,
 )
@@ -77,22 +73,6 @@ def test_many_channels_are_made_in_small_tiles() -> None:
     layer = WinogradDoubling(weight, bias, Workspace(), rectify=False)
     assert torch.allclose(layer(maps), F.conv_transpose2d(maps, weight, bias, stride=2, padding=1), atol=1e-4)
     assert [name for name, _ in layer.named_children() if name.startswith("products")] == [f"products_{SMALL}"]
-
-
-@pytest.mark.parametrize("numbers", [FEWEST_PACKED // 2, FEWEST_PACKED])
-def test_products_are_the_same_with_any_number_of_rows(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    weights, rows = torch.randn(3, 64, numbers // 64), torch.randn(3, 2 * LEAST_ROWS, 64)
-    made, few = torch.empty(3, 2 * LEAST_ROWS, numbers // 64), torch.empty(3, LEAST_ROWS, numbers // 64)
-    products = Products(weights)
-    products(rows, made)
-    assert torch.allclose(made, rows @ weights, atol=1e-4)
-    products(rows[:, 1:-3].contiguous(), few)
-    assert torch.equal(few, made[:, 1:-3])
-    assert sum(buffer.nbytes for buffer in products.buffers()) >= weights.nbytes
-    monkeypatch.setattr(winograd, "PACKED", False)
-    Products(weights)(rows, few := torch.empty_like(made))
-    assert torch.allclose(few, made, atol=1e-4)
 
 
 def test_each_thread_has_its_own_memory() -> None:
