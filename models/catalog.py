@@ -159,6 +159,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                             "learning_rate": 1e-3,
                             "penalty_every": 8,
                             "label_ramp_images": 5_000,
+                            "label_loss": 0.1,
                         },
                     ),
                 ),

@@ -39,7 +39,8 @@ SCARCE_PASSES = 1_000
 SHORT_IMAGES = {32: 80_000, 64: 6_000}
 STEPS = 20  # that a candidate is timed by
 LONGEST_TRIAL_S = 6.0  # for one candidate, however few steps that is
-TRIAL_SHARE = 0.015  # of a budget in seconds, which a candidate may take likewise
+TRIAL_SHARE = 0.01  # of a budget, which a candidate may take likewise
+LEAST_TRIAL_S = 0.5  # that a share has to come to, below which nothing is tried that can be left alone
 
 
 class Trials:
@@ -49,13 +50,29 @@ class Trials:
         manifest: of what will be learnt.
         resolution: pixels on a side.
         device: where it will be learnt.
-        budget_s: of the training; None: it has none in seconds.
+        budget_images: as in TrainingConfig.
+        budget_s: likewise.
     """
 
-    def __init__(self, manifest: Manifest, resolution: int, device: torch.device, budget_s: float | None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        resolution: int,
+        device: torch.device,
+        budget_images: int | None,
+        budget_s: float | None,
+    ) -> None:
         self.manifest, self.resolution, self.device = manifest, resolution, device
+        self.budget_images, self.budget_s = budget_images, budget_s
         self.longest_s = LONGEST_TRIAL_S if budget_s is None else min(LONGEST_TRIAL_S, TRIAL_SHARE * budget_s)
         self._found: dict[tuple[str, TrainOptions], float] = {}
+
+    def pay(self, options: TrainOptions) -> bool:
+        """Whether the budget is large beside a trial; one that nobody has set will be refused."""
+        if self.budget_images is None and self.budget_s is None:
+            return False
+        few = self.budget_images is not None and STEPS * options.batch_size > TRIAL_SHARE * self.budget_images
+        return not few and self.longest_s >= LEAST_TRIAL_S
 
     def images_per_s(self, kind_name: str, options: TrainOptions) -> float:
         """As it would train without a choice, where options are open."""
@@ -117,7 +134,7 @@ def choose(
     Raises:
         OptionError: kind, preset and options do not fit together.
     """
-    trials = Trials(manifest, resolution, device, budget_s)
+    trials = Trials(manifest, resolution, device, budget_images, budget_s)
     if inheritance is not None:
         name, theirs = inheritance.kind, inheritance.options
         own_options = inherited_options(wanted, options, name, theirs, preset=preset, judged=inheritance.judged)
@@ -129,13 +146,13 @@ def choose(
         choice = Choice(wanted, parse_options(wanted, options, preset), ())
         if wanted == AUTO:
             own = choice.options.model_dump(exclude_unset=True)
-            choice = _chosen(own, trials, budget_images, budget_s)
+            choice = _chosen(own, trials)
     if begun is not None and choice.kind == begun["kind"]:
         choice = _settled_as(choice, _as_begun(begun))
     return _precision_settled(_block_settled(choice, trials), trials)
 
 
-def _chosen(own: Mapping[str, Any], trials: Trials, budget_images: int | None, budget_s: float | None) -> Choice:
+def _chosen(own: Mapping[str, Any], trials: Trials) -> Choice:
     name, preset = "gan-r3", "quick"
     manifest, resolution = trials.manifest, trials.resolution
     candidate = parse_options(name, own, preset)
@@ -145,11 +162,13 @@ def _chosen(own: Mapping[str, Any], trials: Trials, budget_images: int | None, b
     if manifest.count < FEW_IMAGES:  # however fast the candidate is: it need not be tried
         reason = f"vae-gan: {found}; gan-r3 needs {FEW_IMAGES:,} pictures to get ahead"
         return Choice("vae-gan", parse_options("vae-gan", own), (reason,))
-    speed = trials.images_per_s(name, candidate)
-    by_time = math.inf if budget_s is None else speed * budget_s
-    spent = min(math.inf if budget_images is None else budget_images, by_time)
+    spent = math.inf if trials.budget_images is None else trials.budget_images
+    speed = ""
+    if trials.budget_s is not None:
+        rate = trials.images_per_s(name, candidate)
+        spent, speed = min(spent, rate * trials.budget_s), f" at {rate:,.0f} images/s"
     passes = spent / manifest.count
-    found += f", each seen {passes:,.0f} times at {speed:,.0f} images/s"
+    found += f", each seen {passes:,.0f} times{speed}"
     needed = SHORT_IMAGES[32 if resolution < 64 else 64]
     if spent < needed:
         reason = f"vae-gan: {found} by gan-r3, which needs {needed:,} looks at pictures to get ahead"
@@ -224,7 +243,7 @@ def _precision_settled(choice: Choice, trials: Trials) -> Choice:
     variants: dict[Precision, TrainOptions] = {
         precision: choice.options.model_copy(update={"precision": precision}) for precision in candidates(trials.device)
     }
-    if len(variants) == 1:
+    if len(variants) == 1 or not trials.pay(choice.options):
         return replace(choice, options=variants["fp32"])
     speeds = {name: trials.images_per_s(choice.kind, options) for name, options in variants.items()}
     best = fastest(speeds)
@@ -236,6 +255,8 @@ def _block_settled(choice: Choice, trials: Trials) -> Choice:
     """The same with gan-r3's block chosen by its speed on this device, where it was left open."""
     if not isinstance(choice.options, R3Options) or choice.options.block != "auto":
         return choice
+    if not trials.pay(choice.options):
+        return replace(choice, options=choice.options.model_copy(update={"block": OPEN["block"]}))
     variants = {style: choice.options.model_copy(update={"block": style}) for style in ("dense", "grouped")}
     speeds = {style: trials.images_per_s(choice.kind, options) for style, options in variants.items()}
     best = max(speeds, key=lambda style: speeds[style])

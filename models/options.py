@@ -160,6 +160,13 @@ class R3Options(GanOptions):
         le=100_000_000,
         description="Images over which the discriminator comes to heed labels fully. 0: from the start.",
     )
+    label_loss: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Weight with which the discriminator also learns to tell real pictures' labels, so that pictures are more "
+        "often what was asked for. 0: it need not.",
+    )
 
 
 class FewshotOptions(GanOptions):

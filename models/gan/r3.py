@@ -20,9 +20,10 @@ What differs from the paper:
   leaves their mean as it is;
 - labels: the generator reads an embedding beside the latent; the discriminator adds its features' projection on an embedding
   (Miyato and Koyama 2018, arXiv:1802.05637), whose weight rises from 0 to 1 over the first images, so that pictures are
-  learnt before classes.
+  learnt before classes. With `label_loss` it also learns to tell real pictures' classes by the same embedding (the auxiliary
+  classifier of Odena et al. 2017, arXiv:1610.09585, equation 2, of which the generator learns by the game alone).
 
-Shapes: N batch, C channels, H W pixels, D latent, E embedding, F features.
+Shapes: N batch, C channels, H W pixels, D latent, E embedding, F features, K classes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.gan.adversarial import AdversarialObjective
@@ -139,7 +141,19 @@ class R3Discriminator(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [N] for images, float [-1, 1], [N, C, H, W] and, if conditional, their labels [N]."""
-        features = self.features(self.layers(images))  # (N, F)
+        return self._judge(self._read(images), labels)
+
+    def judge_and_tell(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [N] as above, and how likely each class is, as logits [N, K]; for conditional discriminators."""
+        assert self.embedding is not None
+        features = self._read(images)
+        return self._judge(features, labels), F.linear(features, self.embedding.weight).float()
+
+    def _read(self, images: Tensor) -> Tensor:
+        features: Tensor = self.features(self.layers(images))  # (N, F)
+        return features
+
+    def _judge(self, features: Tensor, labels: Tensor | None) -> Tensor:
         logits: Tensor = self.read(features)[:, 0].float()
         if self.embedding is not None:
             logits = logits + self.label_weight * (features * self.embedding(labels)).sum(dim=1)
@@ -150,11 +164,20 @@ class R3Objective(AdversarialObjective):
     """The relativistic game, with schedules over the budget."""
 
     def __init__(self, options: R3Options, shape: Shape, device: torch.device) -> None:
-        self.of_labels = options.label_ramp_images
+        self.of_labels, self.of_classes = options.label_ramp_images, options.label_loss
         generator = R3Generator(options, shape)
         super().__init__(
             options, generator, [R3Discriminator(options, shape) for _ in range(options.discriminators)], device
         )
+
+    def judged_real(
+        self, judge: nn.Module, images: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        if labels is None or not self.of_classes:
+            return super().judged_real(judge, images, labels)
+        assert isinstance(judge, R3Discriminator)
+        logits, told = judge.judge_and_tell(images, labels)
+        return logits, {"label": self.of_classes * F.cross_entropy(told, labels)}
 
     def hyperparameters(self, learning_rate: float, fraction: float) -> Hyperparameters:
         beta2 = cosine(*BETA2, fraction, until=RAMPED_AT)

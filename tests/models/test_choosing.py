@@ -152,6 +152,17 @@ def test_the_faster_precision_is_taken_and_nothing_is_timed_twice(
     assert "bf16 8,000 images/s" in choice.reasons[-1]
 
 
+@pytest.mark.parametrize("budget", [{"budget_images": 1_000}, {"budget_s": 5.0}, {}])
+def test_nothing_is_tried_where_a_trial_would_take_much_of_the_budget(
+    budget: dict[str, Any], prepared: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(choosing, "images_per_s")
+    monkeypatch.setattr(choosing, "candidates", lambda _device: ("fp32", "bf16"))
+    choice = choose("gan-r3", {}, prepared(8).manifest, 32, CPU, **budget)
+    assert isinstance(choice.options, R3Options)
+    assert (choice.options.block, choice.options.precision, choice.reasons) == ("dense", "fp32", ())
+
+
 def test_timing_a_kind_touches_no_random_state() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -117,3 +118,27 @@ def test_r3_hears_labels_by_and_by_and_lets_gamma_fall() -> None:
     assert objective.gamma(1) == pytest.approx(options.gamma * 0.1)
     assert objective.phases[0].hyperparameters(0).betas == (0.0, 0.9)
     assert objective.phases[0].hyperparameters(1).betas == pytest.approx((0.0, 0.99))
+
+
+def test_r3_learns_to_tell_labels_of_real_pictures() -> None:
+    """Given a label loss, I expect the game as it is without, a cross-entropy beside it whose slope moves the labels'
+    embedding, and none without labels."""
+    options = R3Options(base_channels=8, latent_dim=8, batch_size=8, block="dense", label_loss=0.5)
+    torch.manual_seed(0)
+    objective = R3Objective(options, Shape(32, 1, 2), torch.device("cpu"))
+    judge = objective.discriminators[0]
+    assert isinstance(judge, R3Discriminator)
+    assert judge.embedding is not None
+    images, labels = torch.rand(8, 1, 32, 32) * 2 - 1, torch.arange(8) % 2
+    logits, further = objective.judged_real(judge, images, labels)
+    assert torch.allclose(logits, judge(images, labels))
+    assert further["label"].item() == pytest.approx(0.5 * math.log(2), rel=0.5)
+    further["label"].backward()  # type: ignore[no-untyped-call]
+    assert judge.embedding.weight.grad is not None
+    step = judge.embedding.weight.grad
+    with torch.no_grad():
+        judge.embedding.weight -= 0.1 * step
+    assert objective.judged_real(judge, images, labels)[1]["label"] < further["label"]
+
+    unlabelled = R3Objective(options, Shape(32, 1, 0), torch.device("cpu"))
+    assert unlabelled.judged_real(unlabelled.discriminators[0], images, None)[1] == {}
