@@ -138,12 +138,11 @@ class LocalBlobs:
     def put_many(self, blobs: Mapping[str, bytes]) -> None:
         targets = {key: self._path(key) for key in blobs}
         folders = {target.parent for target in targets.values()}
-        unmoved = {key: self.root / SCRATCH / uuid.uuid4().hex for key in blobs}
+        ours = self._incoming()
+        unmoved = {key: Path(f"{ours}-{number}") for number, key in enumerate(blobs)}
         try:
             with converted("new blobs", writing=True):
                 self._settle()
-                for folder in folders:
-                    make_directory(folder)
             for key, data in blobs.items():
                 with converted(key, writing=True), unmoved[key].open("xb") as file:
                     file.write(data)
@@ -340,7 +339,7 @@ class LocalBlobs:
                     make_directory(target.parent)
                 incoming.replace(target)
             except (FileNotFoundError, FileExistsError):
-                # The folder was deleted just now, by whoever deleted what was in it; else it is a real failure.
+                # There is no such folder yet, or it was deleted just now with what was in it; else it is a real failure.
                 if tries_left and incoming.exists():
                     continue
                 raise
