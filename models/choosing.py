@@ -34,9 +34,9 @@ WIDE: int = R3Options.model_fields["base_channels"].default
 #: (fewshot-hands, where pictures came out more alike) augmentation cost more than it gave.
 SCARCE_PASSES = 1_000
 #: Pictures that `gan-r3`'s preset `quick` can see within the budget, below which `vae-gan` shows as much in the same time or
-#: more, by side. FD-domain of both at 32 px is 53 and 33 after 8,000, 24 and 14 after 21,000, 5.6 and 5.8 after 67,000
-#: (fashion-mnist; tiles-32: 18 and 16); at 64 px (produce-64) 61 and 292 after 11,000, 17 and about 100 after 42,000.
-SHORT_IMAGES = {32: 80_000, 64: 6_000}
+#: more, by side. FD-domain of both at 32 px, fashion-mnist: 53 and 33 after 8,000, 24 and 14 after 21,000, 5.9 and 7.3 after
+#: 74,000; tiles-32: 12 and 16 after 59,000. At 64 px (produce-64): 61 and 292 after 11,000, 17 and about 100 after 42,000.
+SHORT_IMAGES = {32: 50_000, 64: 6_000}
 STEPS = 20  # that a candidate is timed by
 LONGEST_TRIAL_S = 6.0  # for one candidate, however few steps that is
 TRIAL_SHARE = 0.01  # of a budget, which a candidate may take likewise
@@ -165,7 +165,8 @@ def _chosen(own: Mapping[str, Any], trials: Trials) -> Choice:
     spent = math.inf if trials.budget_images is None else trials.budget_images
     speed = ""
     if trials.budget_s is not None:
-        rate = trials.images_per_s(name, candidate)
+        settled = _precision_settled(_block_settled(Choice(name, candidate, ()), trials), trials)
+        rate = trials.images_per_s(name, settled.options)
         spent, speed = min(spent, rate * trials.budget_s), f" at {rate:,.0f} images/s"
     passes = spent / manifest.count
     found += f", each seen {passes:,.0f} times{speed}"
