@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from models.generator import Generator
-from models.lanes import shared_out
+from models.lanes import Lanes
 from models.png import encode
 from models.prepared import prepared
 from models.sampling import SampleItem, Sampler
@@ -33,8 +33,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9)
     said = parser.parse_args()
     plain = Generator.load(said.directory)
-    ready = shared_out(prepared(plain), said.threads)
-    samplers = {"prepared": Sampler(ready, BUCKETS), "plain": Sampler(plain, BUCKETS)}
+    samplers = {
+        "prepared": Sampler(prepared(plain), BUCKETS, Lanes(said.threads)),
+        "plain": Sampler(plain, BUCKETS),
+    }
     xmp = xmp_packet()
 
     def files(sampler: Sampler, count: int) -> None:

@@ -1,57 +1,65 @@
-"""A network on several cores of a CPU: each thread computes a share of the batch by itself.
+"""Several cores of a CPU: each computes a share of a batch by itself.
 
 PyTorch's own threads share every single operation and meet after each, and the compiled loops of `models.tiles` have one thread
-anyway. Shares of a batch meet once.
+anyway. Shares of a batch meet once, and a lane that is done with its share goes on with the next batch's.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.generator import Generator
 from models.products import LEAST_ROWS
 
-
-def shared_out(generator: Generator, threads: int) -> Generator:
-    """The same generator on so many threads, each with operations of its own; itself where one thread is all there is.
-
-    The network must bear to be called by several threads at once.
-    """
-    if threads == 1 or generator.device.type != "cpu":
-        return generator
-    return Generator(Lanes(generator.network, threads), generator.card, generator.prior)
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+Compute = Callable[[Tensor, Tensor | None], Tensor]  # from latents [N, D] and labels [N] to [N, …]
 
 
-class Lanes(nn.Module):
-    """Shares a batch out among threads: latents [N, D], labels [N] to what the network makes of them, in their order.
+class Lanes:
+    """Threads with operations of their own, among which batches are shared out.
 
     No share has fewer pictures than a matrix product needs rows.
 
     Args:
-        network: what each of them calls.
-        threads: how many of them, the caller's thread not counted: it computes what is one share by itself.
+        threads: how many, the caller's not counted: it computes by itself what is one share only.
     """
 
-    def __init__(self, network: nn.Module, threads: int) -> None:
-        super().__init__()
-        self.network = network
+    def __init__(self, threads: int = 1) -> None:
         self.threads = threads
         self._pool = ThreadPoolExecutor(
             threads, thread_name_prefix="lane", initializer=torch.set_num_threads, initargs=(1,)
         )
 
-    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+    def begin(self, compute: Compute, latents: Tensor, labels: Tensor | None = None) -> list[Future[Tensor]]:
+        """Begin a batch.
+
+        Args:
+            compute: must bear to be called by several threads at once.
+            latents: [N, D].
+            labels: [N]; None: none.
+
+        Returns:
+            what will be computed of each share, in the order of the batch; what fails is raised by its future.
+        """
         shares = min(self.threads, len(latents) // LEAST_ROWS)
         if shares <= 1:
-            pictures: Tensor = self.network(latents, labels)
-            return pictures
+            return [at_once(compute, latents, labels)]
         named = [None] * shares if labels is None else torch.tensor_split(labels, shares)
-        return torch.cat(list(self._pool.map(self._compute, torch.tensor_split(latents, shares), named)))
+        return [
+            self._pool.submit(compute, *share) for share in zip(torch.tensor_split(latents, shares), named, strict=True)
+        ]
 
-    @torch.inference_mode()
-    def _compute(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        pictures: Tensor = self.network(latents, labels)
-        return pictures
+
+def at_once(task: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Future[Result]:
+    """Do something here and now; what it gives, or raises, is in the future."""
+    done: Future[Result] = Future()
+    try:
+        done.set_result(task(*args, **kwargs))
+    except Exception as error:
+        done.set_exception(error)
+    return done

@@ -11,8 +11,11 @@ Shapes: N batch, C channels, H W pixels, D latent.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +26,7 @@ from torch import Tensor
 from models.blending import slerp, vary
 from models.errors import OutOfMemory, UnknownLabel
 from models.generator import Generator
+from models.lanes import Compute, Lanes
 from models.memory import is_out_of_memory, release_memory
 
 log = logging.getLogger(__name__)
@@ -146,6 +150,76 @@ def _drawn(generator: Generator, item: SampleItem) -> tuple[Tensor, int | None]:
     return generator.prior.draw(noise, root.uniform, label), label
 
 
+class Rendering:
+    """Pictures under way: asked for, drawn, and being developed."""
+
+    def __init__(self, sampler: Sampler, items: Sequence[SampleItem]) -> None:
+        self.started = time.monotonic()  # seconds
+        self._sampler, self._items = sampler, items
+        self._drawn, self._labels = latents_of(sampler.generator, items)
+        self._parts = sampler.begin_developing(self._drawn, self._labels)
+
+    @property
+    def generator(self) -> Generator:
+        """Who makes them."""
+        return self._sampler.generator
+
+    def wait_for_room(self) -> None:
+        """Wait until a lane has nothing of this left to begin with, or all is done."""
+        left = self._unfinished()
+        while len(left) >= self._sampler.lanes.threads:
+            wait(left, return_when=FIRST_COMPLETED)
+            left = self._unfinished()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `pictures` has nothing to wait for."""
+        return not self._unfinished()
+
+    def pictures(self) -> list[RenderedImage]:
+        """The pictures, in the order they were asked for.
+
+        Raises:
+            OutOfMemory: the device has not even room for one.
+        """
+        while (pixels := self._developed()) is None:
+            tried = max(part.bucket for part in self._parts)
+            self._parts = []  # what failed holds memory
+            self._sampler.make_smaller(than=tried)
+            self._parts = self._sampler.begin_developing(self._drawn, self._labels)
+        made_for = [None] * len(self._items) if self._labels is None else self._labels.tolist()
+        return [
+            RenderedImage(item.seed, label, picture, item.recipe)
+            for item, label, picture in zip(self._items, made_for, pixels, strict=True)
+        ]
+
+    def _developed(self) -> list[NDArray[np.uint8]] | None:
+        """The pictures, each [C, H, W]; None where memory ran out."""
+        try:
+            return [picture for part in self._parts for picture in part.pixels()]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _unfinished(self) -> list[Future[Tensor]]:
+        return [share for part in self._parts for share in part.shares if not share.done()]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pictures that go through the network together."""
+
+    count: int  # of pictures that were asked for
+    bucket: int  # batch size, with what pads it
+    shares: Sequence[Future[Tensor]]  # uint8 [N, C, H, W] each, one after the other
+
+    def pixels(self) -> Iterator[NDArray[np.uint8]]:
+        """The pictures that were asked for, each [C, H, W]."""
+        made = (picture for share in self.shares for picture in share.result().numpy())
+        return islice(made, self.count)
+
+
 class Sampler:
     """Develops any number of pictures in batches of a few fixed sizes.
 
@@ -155,12 +229,22 @@ class Sampler:
         generator: the model; it stays on its device.
         buckets: the batch sizes to choose from. A probe on construction drops those that do not give the very bits of the
             largest; should even the largest give other bits in other places of the batch, pictures are made one by one.
+        lanes: the cores among which batches are shared out, of a generator that bears it; None: none but the caller's.
     """
 
-    def __init__(self, generator: Generator, buckets: Sequence[int] = (1, 8, 32)) -> None:
+    def __init__(self, generator: Generator, buckets: Sequence[int] = (1, 8, 32), lanes: Lanes | None = None) -> None:
         self.generator = generator
+        self.lanes = lanes if lanes is not None else Lanes(1)
         self._sizes = tuple(sorted(set(buckets)))
         self.buckets = self._probed()
+
+    def begin(self, items: Sequence[SampleItem]) -> Rendering:
+        """Begin to develop pictures. What the caller's own thread computes is done when this returns.
+
+        Raises:
+            UnknownLabel: the generator has no such class, or none at all.
+        """
+        return Rendering(self, items)
 
     def sample(self, items: Sequence[SampleItem]) -> list[RenderedImage]:
         """Develop pictures, in the order they are asked for.
@@ -169,51 +253,43 @@ class Sampler:
             UnknownLabel: the generator has no such class, or none at all.
             OutOfMemory: the device has not even room for one.
         """
-        drawn, labels = latents_of(self.generator, items)
-        while (pixels := self._developed(drawn, labels)) is None:
+        return self.begin(items).pictures()
+
+    def begin_developing(self, drawn: Tensor, labels: Tensor | None) -> list[Part]:
+        """Begin with the network's part: latents [N, D] and labels [N] in batches of our sizes."""
+        parts = []
+        for start, count, bucket in self._plan(len(drawn)):
+            rows = slice(start, start + count)
+            named = None if labels is None else _padded(labels[rows], bucket)
+            shares = self.lanes.begin(self.generator.render, _padded(drawn[rows], bucket), named)
+            parts.append(Part(count, bucket, shares))
+        return parts
+
+    def make_smaller(self, *, than: int) -> None:
+        """Take half of the largest size for the largest, for good; where it is smaller already, that may do.
+
+        Raises:
+            OutOfMemory: the largest is one picture already.
+        """
+        if self._sizes[-1] >= than:
             self._halve()
             self.buckets = self._probed()
-        made_for = [None] * len(items) if labels is None else labels.tolist()
-        return [
-            RenderedImage(item.seed, label, picture, item.recipe)
-            for item, label, picture in zip(items, made_for, pixels, strict=True)
-        ]
 
-    def _developed(self, drawn: Tensor, labels: Tensor | None) -> list[NDArray[np.uint8]] | None:
-        """The pictures, each [C, H, W]; None where memory ran out."""
-        try:
-            return self._develop(drawn, labels)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
-
-    def _develop(self, drawn: Tensor, labels: Tensor | None) -> list[NDArray[np.uint8]]:
-        pixels: list[NDArray[np.uint8]] = []
-        for start, count, bucket in self._plan(len(drawn)):
-            part = slice(start, start + count)
-            rendered = self.generator.render(
-                _padded(drawn[part], bucket), None if labels is None else _padded(labels[part], bucket)
-            )
-            pixels.extend(rendered[:count].numpy())
-        return pixels
+    def _synthesized(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        shares = self.lanes.begin(self.generator.synthesize, latents, labels)
+        return torch.cat([share.result() for share in shares])
 
     def _probed(self) -> tuple[int, ...]:
         """Those of our sizes that agree, after as many halvings as memory asks for."""
         while True:
             try:
-                return _agreeing(self.generator, self._sizes)
+                return _agreeing(self.generator, self._synthesized, self._sizes)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             self._halve()
 
     def _halve(self) -> None:
-        """Take half of the largest size for the largest.
-
-        Raises:
-            OutOfMemory: the largest is one picture already.
-        """
         release_memory(self.generator.device)
         half = self._sizes[-1] // 2
         if half == 0:
@@ -240,14 +316,14 @@ def _padded(rows: Tensor, size: int) -> Tensor:
     return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])]) if len(rows) < size else rows
 
 
-def _agreeing(generator: Generator, buckets: tuple[int, ...]) -> tuple[int, ...]:
+def _agreeing(generator: Generator, synthesize: Compute, buckets: tuple[int, ...]) -> tuple[int, ...]:
     """Those of `buckets` whose pictures are the same to the last bit, before rounding to pixels could hide a difference."""
     largest = buckets[-1]
     drawn, labels = latents(generator, range(largest), [None] * largest)
 
     def develop(order: Tensor, size: int) -> Tensor:
         parts = [
-            generator.synthesize(_padded(drawn[rows], size), None if labels is None else _padded(labels[rows], size))
+            synthesize(_padded(drawn[rows], size), None if labels is None else _padded(labels[rows], size))
             for rows in torch.split(order, size)
         ]
         return torch.cat(parts)[: len(order)].cpu()

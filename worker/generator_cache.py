@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models.errors import OutOfMemory
 from models.generator import Generator
-from models.lanes import shared_out
+from models.lanes import Lanes
 from models.memory import is_out_of_memory, release_memory
 from models.prepared import prepared
 from models.sampling import Sampler
@@ -49,7 +49,7 @@ class GeneratorCache:
         self._max_batch = max_batch
         self._copies = copies
         self._rewrite = rewrite
-        self._threads = threads
+        self._lanes = Lanes(threads if device == "cpu" else 1)
         self._loaded: OrderedDict[str, Sampler] = OrderedDict()
 
     def warm(self) -> None:
@@ -90,8 +90,9 @@ class GeneratorCache:
         """The sampler of the weights that lie there; None where memory ran out."""
         try:
             plain = Generator.load(copy, self._device)
-            generator = shared_out(prepared(plain) if self._rewrite else plain, self._threads)
-            return Sampler(generator, buckets=_buckets(self._max_batch))  # its probe runs, and so warms, every size
+            generator = prepared(plain) if self._rewrite else plain
+            # Its probe runs, and so warms, every size.
+            return Sampler(generator, buckets=_buckets(self._max_batch), lanes=self._lanes)
         except OutOfMemory:
             return None
         except (RuntimeError, MemoryError) as error:

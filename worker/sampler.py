@@ -2,8 +2,8 @@
 
 When its bell rings it claims slices of queued jobs for one model, renders, encodes, stores, commits, and claims again,
 until nothing is queued. A lone request waits for nobody; while a batch runs, the next one fills up by itself. Stages overlap:
-one thread claims and renders, another has the batch before it encoded, stored and committed
-(docs/decisions/0014-hot-path.md).
+one thread claims and has lanes render, and claims again as soon as one of these has room; another has the batch before
+encoded, stored and committed (docs/decisions/0014-hot-path.md).
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from models.errors import ModelsError
-from models.sampling import RenderedImage
+from models.lanes import at_once
+from models.sampling import Rendering
 from store import jobs
 from store.errors import BlobNotFound, LeaseLost, StorageFull, Unavailable
 from store.events import Notice
@@ -31,6 +33,15 @@ from worker.running import Station, put_back
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """Slices that are being developed."""
+
+    slices: tuple[Slice, ...]  # of one model
+    begun: Future[Rendering]  # done; it raises what beginning with them raised
+    started: float  # seconds of the monotonic clock
 
 
 class SliceSampler:
@@ -88,6 +99,7 @@ class SliceSampler:
                 raise
 
     def _serve(self) -> None:
+        before: UnderWay | None = None
         finishing: Future[None] | None = None
         just_rung = True
         while not self._station.draining.is_set():
@@ -96,23 +108,36 @@ class SliceSampler:
             slices = self._claim(look_first=not just_rung)
             just_rung = False
             suspect = any(part.claim.attempt > 1 and part.start == part.claim.cursor for part in slices)
-            if finishing is not None and suspect:
-                finishing.result()  # what may be poison finds nothing else in the making
-                finishing = None
-            batches = self._render(slices) if slices else []
-            if finishing is None and not slices:
+            if suspect:  # what may be poison finds nothing else in the making
+                self._wait(self._pass_on(before, finishing))
+                before = finishing = None
+            begun = self._begin(slices) if slices else None
+            if not (begun or before or finishing):
                 break
-            if finishing is not None:
-                # At most one batch is behind; and whether its jobs go on is known only when it is stored.
-                finishing.result()
+            if before is None and begun is None:
+                self._wait(finishing)  # whether its jobs go on is known only when it is stored
                 finishing = None
-            if batches:
-                finishing = self._behind.submit(self._finish, batches)
-        if finishing is not None:
-            finishing.result()
+            finishing = self._pass_on(before, finishing)
+            before = begun
+            if begun is not None and (suspect or not self._makes_room(begun)):
+                finishing, before = self._pass_on(begun, finishing), None
+        self._wait(self._pass_on(before, finishing))
         self._settle()
         self._end_canceled()
         self._hand_back()
+
+    def _pass_on(self, made: UnderWay | None, finishing: Future[None] | None) -> Future[None] | None:
+        """Has a batch stored once it is rendered, and the one before it is stored: at most one is behind."""
+        if made is None:
+            return finishing
+        batches = self._collect(made)
+        self._wait(finishing)
+        return self._behind.submit(self._finish, batches) if batches else None
+
+    @staticmethod
+    def _wait(finishing: Future[None] | None) -> None:
+        if finishing is not None:
+            finishing.result()
 
     def _settle(self) -> None:
         """Waits until nothing is behind any more."""
@@ -159,30 +184,48 @@ class SliceSampler:
             self._behind.submit(resources.ring, Lane.SAMPLE)  # a full batch may leave work behind: wake another device
         return slices
 
-    def _render(self, slices: Sequence[Slice]) -> list[Batch]:
+    def _begin(self, slices: Sequence[Slice]) -> UnderWay:
+        started = time.monotonic()
+        return UnderWay(tuple(slices), at_once(self._begin_rendering, slices), started)
+
+    def _begin_rendering(self, slices: Sequence[Slice]) -> Rendering:
+        sampler = self._cache.get(slices[0].claim.checkpoint or "")
+        return sampler.begin(
+            [item_of(part.claim.request, position) for part in slices for position in range(part.start, part.end)]
+        )
+
+    @staticmethod
+    def _makes_room(made: UnderWay) -> bool:
+        """Waits until a lane of the device is idle; returns whether another is still at work on the batch."""
+        if made.begun.exception() is not None:
+            return False
+        rendering = made.begun.result()
+        rendering.wait_for_room()
+        return not rendering.is_done
+
+    def _collect(self, made: UnderWay) -> list[Batch]:
         """The slices developed, in one batch where that works, else each alone; those that can't be fail."""
         try:
-            return [self._rendered(slices)]
+            return [self._developed(made)]
         except LeaseLost:
             raise
         except Exception as error:
             if (beside := fault(error)) is not None:
                 raise beside from error
+            slices = made.slices
             if len(slices) > 1:
                 log.warning("a batch of %d jobs failed (%s); each is tried alone", len(slices), error)
-                return [batch for part in slices for batch in self._render([part])]
+                return [batch for part in slices for batch in self._collect(self._begin([part]))]
             log.exception("%s failed", slices[0].claim.job_id)
             self._fail(slices[0], error)
             return []
 
-    def _rendered(self, slices: Sequence[Slice]) -> Batch:
-        started = time.monotonic()
-        sampler = self._cache.get(slices[0].claim.checkpoint or "")
-        items = [item_of(part.claim.request, position) for part in slices for position in range(part.start, part.end)]
-        with self._station.statistics.stage("render"):
-            rendered: Sequence[RenderedImage] = sampler.sample(items)
-        generator = sampler.generator
-        return Batch(tuple(slices), tuple(rendered), generator.classes, generator.images_seen, started)
+    def _developed(self, made: UnderWay) -> Batch:
+        rendering = made.begun.result()
+        pictures = tuple(rendering.pictures())
+        self._station.statistics.note_stage("render", time.monotonic() - rendering.started)
+        generator = rendering.generator
+        return Batch(made.slices, pictures, generator.classes, generator.images_seen, made.started)
 
     def _finish(self, batches: Sequence[Batch]) -> None:
         """Stores and commits batches; one of several jobs that can't be is tried again job by job."""

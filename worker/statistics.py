@@ -72,7 +72,11 @@ class WorkerStatistics:
         try:
             yield
         finally:
-            self._spent.append((name, time.perf_counter() - began))
+            self.note_stage(name, time.perf_counter() - began)
+
+    def note_stage(self, name: str, seconds: float) -> None:
+        """Notes that one occurrence of this stage took so long."""
+        self._spent.append((name, seconds))
 
     def note_wait(self, waited_s: float) -> None:
         """Notes that a job was claimed so many seconds after its submission."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Queue
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.generator import Generator, GeneratorCard
-from models.lanes import Lanes, shared_out
+from models.lanes import Lanes
 from models.products import LEAST_ROWS
 from models.registry import build_generator
 from models.sampling import SampleItem, Sampler
@@ -18,18 +22,21 @@ from tests.models.conftest import SMALL
 CLASSES = ["cat", "dog"]
 
 
-class _Telling(nn.Module):
+class _Telling:
     """Gives its latents and labels back, and notes by whom it was called with how many."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.calls: list[tuple[int, int]] = []
 
-    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         self.calls.append((threading.get_ident(), len(latents)))
         if latents[0, 0] < 0:
             raise RuntimeError("out of memory")
         return latents if labels is None else latents + labels[:, None]
+
+
+def _all(shares: Sequence[Future[Tensor]]) -> Tensor:
+    return torch.cat([share.result() for share in shares])
 
 
 def _generator() -> Generator:
@@ -42,48 +49,109 @@ def _generator() -> Generator:
 
 @pytest.mark.parametrize("count", [1, LEAST_ROWS, LEAST_ROWS + 1, 4 * LEAST_ROWS + 3])
 def test_shares_come_back_in_order(count: int) -> None:
-    network = _Telling()
     latents, labels = torch.arange(count).float()[:, None], torch.arange(count) * 100
-    lanes = Lanes(network, 3)
-    assert torch.equal(lanes(latents, labels), latents + labels[:, None])
-    assert torch.equal(lanes(latents), latents)
+    lanes = Lanes(3)
+    assert torch.equal(_all(lanes.begin(_Telling(), latents, labels)), latents + labels[:, None])
+    assert torch.equal(_all(lanes.begin(_Telling(), latents)), latents)
 
 
 def test_a_batch_is_shared_out_but_not_into_crumbs() -> None:
-    network = _Telling()
-    lanes = Lanes(network, 4)
-    lanes(torch.ones(LEAST_ROWS, 1))
-    assert network.calls == [(threading.get_ident(), LEAST_ROWS)]
-    network.calls.clear()
-    lanes(torch.ones(4 * LEAST_ROWS, 1))
-    assert [count for _, count in network.calls] == [LEAST_ROWS] * 4
-    assert threading.get_ident() not in {thread for thread, _ in network.calls}
+    lanes, small, large = Lanes(4), _Telling(), _Telling()
+    _all(lanes.begin(small, torch.ones(LEAST_ROWS, 1)))
+    assert small.calls == [(threading.get_ident(), LEAST_ROWS)]
+    _all(lanes.begin(large, torch.ones(4 * LEAST_ROWS, 1)))
+    assert [count for _, count in large.calls] == [LEAST_ROWS] * 4
+    assert threading.get_ident() not in {thread for thread, _ in large.calls}
 
 
 def test_what_is_left_over_is_no_share_of_its_own() -> None:
-    network = _Telling()
-    Lanes(network, 11)(torch.ones(56, 1))  # by sixes, two would be left
-    assert min(count for _, count in network.calls) >= LEAST_ROWS
-    assert sum(count for _, count in network.calls) == 56
+    telling = _Telling()
+    _all(Lanes(11).begin(telling, torch.ones(56, 1)))  # by sixes, two would be left
+    assert min(count for _, count in telling.calls) >= LEAST_ROWS
+    assert sum(count for _, count in telling.calls) == 56
 
 
-def test_what_a_thread_raises_is_raised_to_the_caller() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_fails_is_raised_to_who_asks_for_it(threads: int) -> None:
+    begun = Lanes(threads).begin(_Telling(), torch.tensor([[-1.0]] * LEAST_ROWS + [[1.0]] * LEAST_ROWS))
     with pytest.raises(RuntimeError, match="out of memory"):
-        Lanes(_Telling(), 2)(torch.tensor([[1.0]] * LEAST_ROWS + [[-1.0]] * LEAST_ROWS))
+        begun[0].result()
 
 
 def test_pictures_are_those_of_one_thread() -> None:
-    plain = _generator()
-    shared = shared_out(plain, 3)
+    generator, lanes = _generator(), Lanes(3)
+    shared = Sampler(generator, lanes=lanes)
     items = [SampleItem(seed) for seed in range(45)]
-    for one, other in zip(Sampler(shared).sample(items), Sampler(plain).sample(items), strict=True):
+    together = shared.sample(items)
+    for one, other in zip(together, Sampler(generator).sample(items), strict=True):
         assert one.label == other.label
         assert abs(one.pixels.astype(int) - other.pixels.astype(int)).max() <= 1
-    alone = Sampler(shared).sample([SampleItem(40)])
-    assert (alone[0].pixels == Sampler(shared).sample(items)[40].pixels).all()
-    assert shared.size_bytes == plain.size_bytes
+    [alone] = shared.sample([SampleItem(40)])
+    assert (alone.pixels == together[40].pixels).all()
 
 
-def test_one_thread_changes_nothing() -> None:
+class _Gate(Generator):
+    """A generator whose shares wait to be let through, one by one in the order they began, once it is closed."""
+
+    def __init__(self, plain: Generator) -> None:
+        super().__init__(plain.network, plain.card, plain.prior)
+        self.closed = False
+        self.numbers, self.begun = itertools.count(), Queue[int]()
+        self.let = (threading.Event(), threading.Event())
+
+    def render(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        if self.closed:
+            share = next(self.numbers)
+            self.begun.put(share)
+            assert self.let[share].wait(30)
+        return super().render(latents, labels)
+
+
+def test_there_is_room_when_a_lane_is_idle() -> None:
+    gate = _Gate(_generator())
+    sampler = Sampler(gate, lanes=Lanes(2))
+    gate.closed = True
+    rendering = sampler.begin([SampleItem(seed) for seed in range(32)])
+    with ThreadPoolExecutor(1) as waiter:
+        room = waiter.submit(rendering.wait_for_room)
+        for _ in gate.let:
+            gate.begun.get(timeout=30)
+        assert not room.done()
+        gate.let[0].set()
+        room.result(30)
+    assert not rendering.is_done
+    gate.let[1].set()
+    assert len(rendering.pictures()) == 32
+    assert rendering.is_done
+
+
+def test_what_the_caller_computes_is_done_at_once() -> None:
+    rendering = Sampler(_generator(), lanes=Lanes(2)).begin([SampleItem(3)])
+    assert rendering.is_done
+    rendering.wait_for_room()
+
+
+def test_two_batches_that_run_out_of_memory_together_are_made_smaller_once(caplog: pytest.LogCaptureFixture) -> None:
     plain = _generator()
-    assert shared_out(plain, 1) is plain
+    want = Sampler(plain, buckets=(16, 32), lanes=Lanes(2)).sample([SampleItem(seed) for seed in range(32)])
+    sampler = Sampler(_Scarce(plain), buckets=(16, 32), lanes=Lanes(2))
+    sampler.generator.most = 8  # type: ignore[attr-defined]
+    both = [sampler.begin([SampleItem(seed) for seed in range(32)]) for _ in range(2)]
+    for rendering in both:
+        for one, other in zip(rendering.pictures(), want, strict=True):
+            assert abs(one.pixels.astype(int) - other.pixels.astype(int)).max() <= 1
+    assert sampler.buckets[-1] == 16
+    assert len(caplog.messages) == 1
+
+
+class _Scarce(Generator):
+    """A generator on a device that has room for shares of so many pictures."""
+
+    def __init__(self, plain: Generator) -> None:
+        super().__init__(plain.network, plain.card, plain.prior)
+        self.most = 32
+
+    def synthesize(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        if len(latents) > self.most:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().synthesize(latents, labels)

@@ -405,7 +405,7 @@ def test_a_defect_in_the_sampler_leaves_no_job_held(
     def defect(_: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(sampler, "_render", defect)
+    monkeypatch.setattr(sampler, "_collect", defect)
     with pytest.raises(ZeroDivisionError):
         sampler.serve()
 

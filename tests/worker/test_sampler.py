@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import random
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from sqlalchemy import select
 from torch import Tensor, nn
 
 from models.generator import Generator
-from models.sampling import RenderedImage, SampleItem, Sampler
+from models.sampling import Rendering, SampleItem, Sampler
 from store import jobs
 from store.queue import Lane
 from store.records import Image, Job, JobKind, JobStatus
@@ -25,9 +28,9 @@ from worker.running import Station
 from worker.sampler import SliceSampler
 
 
-@pytest.fixture
-def sampler(station: Station) -> SliceSampler:
-    return SliceSampler(station)
+@pytest.fixture(params=[1, 2], ids="{}-threads".format)
+def sampler(request: pytest.FixtureRequest, station: Station) -> SliceSampler:
+    return SliceSampler(replace(station, threads=request.param))
 
 
 def images_of(desk: Desk, job_id: str) -> list[Image]:
@@ -67,13 +70,13 @@ def test_a_job_larger_than_a_batch_is_made_in_slices_and_small_ones_overtake_it(
     desk: Desk, sampler: SliceSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[list[int]] = []
-    original = Sampler.sample
+    original = Sampler.begin
 
-    def watched(self: Sampler, items: Sequence[SampleItem]) -> list[RenderedImage]:
+    def watched(self: Sampler, items: Sequence[SampleItem]) -> Rendering:
         batches.append([item.seed for item in items])
         return original(self, items)
 
-    monkeypatch.setattr(Sampler, "sample", watched)
+    monkeypatch.setattr(Sampler, "begin", watched)
     desk.model()
     large, small = desk.sample_job(20, seed=0), desk.sample_job(2, seed=500)
     sampler.serve()
@@ -83,6 +86,35 @@ def test_a_job_larger_than_a_batch_is_made_in_slices_and_small_ones_overtake_it(
     assert batches[2] == [14, 15, 16, 17, 18, 19]
     assert [image.seed for image in images_of(desk, large)] == list(range(20))
     assert desk.job(small).status is JobStatus.SUCCEEDED
+
+
+def test_the_next_batch_begins_before_the_one_before_is_done(
+    desk: Desk, station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given two lanes, I expect a lane that waits for the second batch to begin before it ends the first."""
+    second_begun = threading.Event()
+    batches, shares = itertools.count(), itertools.count()
+    begin, render = Sampler.begin, Generator.render
+
+    def watched(self: Sampler, items: Sequence[SampleItem]) -> Rendering:
+        if next(batches) == 1:
+            second_begun.set()
+        return begin(self, items)
+
+    def slow(self: Generator, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        if next(shares) == 0:
+            assert second_begun.wait(30)
+        return render(self, latents, labels)
+
+    desk.model()
+    job_id = desk.sample_job(20)
+    sampler = SliceSampler(replace(station, threads=2))
+    sampler.warm()
+    monkeypatch.setattr(Sampler, "begin", watched)
+    monkeypatch.setattr(Generator, "render", slow)
+    sampler.serve()
+    assert desk.job(job_id).status is JobStatus.SUCCEEDED
+    assert [image.position for image in images_of(desk, job_id)] == list(range(20))
 
 
 def test_bytes_are_the_same_alone_and_in_any_company(desk: Desk, station: Station) -> None:
@@ -97,7 +129,7 @@ def test_bytes_are_the_same_alone_and_in_any_company(desk: Desk, station: Statio
         alone[seed, label] = images_of(desk, job_id)[0].sha256
     company = [(item, desk.sample_job(1, seed=item[0], label=item[1])) for item in random.sample(wanted, len(wanted))]
     desk.sample_job(17, seed=5000)
-    SliceSampler(station).serve()  # as after a restart
+    SliceSampler(replace(station, threads=2)).serve()  # as after a restart, with more cores
     assert {item: images_of(desk, job_id)[0].sha256 for item, job_id in company} == alone
 
 
@@ -148,14 +180,14 @@ def test_a_large_job_whose_deadline_passes_between_two_slices_stops_and_keeps_wh
 def watched_seeds(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[object], None] = lambda _: None) -> list[int]:
     """The seeds of every picture that is rendered from now on, in order."""
     seeds: list[int] = []
-    original = Sampler.sample
+    original = Sampler.begin
 
-    def watched(self: Sampler, items: Sequence[SampleItem]) -> list[RenderedImage]:
+    def watched(self: Sampler, items: Sequence[SampleItem]) -> Rendering:
         seeds.extend(item.seed for item in items)
         meanwhile(items)
         return original(self, items)
 
-    monkeypatch.setattr(Sampler, "sample", watched)
+    monkeypatch.setattr(Sampler, "begin", watched)
     return seeds
 
 
@@ -164,14 +196,14 @@ def test_a_running_job_that_is_canceled_stops_at_the_next_slice_and_keeps_what_i
 ) -> None:
     desk.model()
     job_id = desk.sample_job(24)
-    original = Sampler.sample
+    original = Sampler.begin
 
-    def cancel_meanwhile(self: Sampler, items: Sequence[SampleItem]) -> list[RenderedImage]:
+    def cancel_meanwhile(self: Sampler, items: Sequence[SampleItem]) -> Rendering:
         with desk.resources.database.transaction() as session:
             jobs.request_cancel(session, job_id, now=desk.resources.database.now(session))
         return original(self, items)
 
-    monkeypatch.setattr(Sampler, "sample", cancel_meanwhile)
+    monkeypatch.setattr(Sampler, "begin", cancel_meanwhile)
     sampler.serve()
     job = desk.job(job_id)
     assert (job.status, job.cursor, job.result) == (JobStatus.CANCELED, 8, {"images": 8})
@@ -183,15 +215,15 @@ def test_a_worker_that_lost_its_lease_in_mid_batch_adds_no_image(
 ) -> None:
     desk.model()
     job_id = desk.sample_job(4)
-    original = Sampler.sample
+    original = Sampler.begin
 
-    def lose_it(self: Sampler, items: Sequence[SampleItem]) -> list[RenderedImage]:
+    def lose_it(self: Sampler, items: Sequence[SampleItem]) -> Rendering:
         with desk.resources.database.transaction() as session:
             jobs.recover(session, now=desk.resources.database.now(session), max_attempts=9, owner="worker-1@here")
         desk.claim(JobKind.SAMPLE, owner="worker-2@there")
         return original(self, items)
 
-    monkeypatch.setattr(Sampler, "sample", lose_it)
+    monkeypatch.setattr(Sampler, "begin", lose_it)
     sampler.serve()
     job = desk.job(job_id)
     assert (job.status, job.owner, job.cursor) == (JobStatus.RUNNING, "worker-2@there", 0)
@@ -267,13 +299,13 @@ def test_a_draining_sampler_hands_back_what_is_unfinished_at_its_cursor(
 ) -> None:
     desk.model()
     job_id = desk.sample_job(20)
-    original = Sampler.sample
+    original = Sampler.begin
 
-    def drain(self: Sampler, items: Sequence[SampleItem]) -> list[RenderedImage]:
+    def drain(self: Sampler, items: Sequence[SampleItem]) -> Rendering:
         station.draining.set()
         return original(self, items)
 
-    monkeypatch.setattr(Sampler, "sample", drain)
+    monkeypatch.setattr(Sampler, "begin", drain)
     sampler.serve()
     job = desk.job(job_id)
     assert (job.status, job.cursor, job.owner) == (JobStatus.QUEUED, 8, None)
