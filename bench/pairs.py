@@ -8,15 +8,16 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
+import torch
 from sqlalchemy import func, select
+from torch import Tensor, nn
 
-from models.sampling import RenderedImage, SampleItem
+from models.generator import Generator, GeneratorCard
+from models.sampling import Sampler
 from store import jobs
 from store.blobs import LocalBlobs
 from store.database import Database
@@ -34,18 +35,27 @@ PASS_S = 0.25  # of the pretended forward pass
 BATCH, BATCHES = 8, 24
 
 
-class Sleeper:
-    """A sampler of the worker's kind whose device takes PASS_S for a batch, and no processor."""
+class Asleep(nn.Module):
+    """A network whose device takes `pass_s` for a batch, and no processor: [N, D] to grey [N, 1, 32, 32]."""
 
-    class generator:  # noqa: N801  # the attribute that it stands for
-        """What the worker asks of a generator."""
+    grey: Tensor
 
-        classes, images_seen = None, 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("grey", torch.zeros(1, 32, 32))
+        self.pass_s = 0.0
 
-    def sample(self, items: Sequence[SampleItem]) -> list[RenderedImage]:
-        """Black pictures, after a while."""
-        time.sleep(PASS_S)
-        return [RenderedImage(item.seed, None, np.zeros((1, 32, 32), np.uint8)) for item in items]
+    def forward(self, latents: Tensor, _: Tensor | None = None) -> Tensor:
+        time.sleep(self.pass_s)
+        return self.grey.expand(len(latents), 1, 32, 32)
+
+
+def _sleeper() -> Sampler:
+    network = Asleep()
+    card = GeneratorCard(kind="gan-dcgan", options={}, resolution=32, channels=1, images_seen=0)
+    sampler = Sampler(Generator(network, card), (BATCH,))
+    network.pass_s = PASS_S  # its probe is through
+    return sampler
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,8 @@ class Served:
 
 def serve(samplers: int) -> Served:
     """Have so many samplers make the same jobs, half of them of one image, half larger than a batch."""
-    with tempfile.TemporaryDirectory() as folder, patch.object(GeneratorCache, "get", lambda *_: Sleeper()):
+    sleeper = _sleeper()
+    with tempfile.TemporaryDirectory() as folder, patch.object(GeneratorCache, "get", lambda *_: sleeper):
         settings = Settings(_env_file=None, data_dir=Path(folder), max_batch=BATCH)
         database = Database(settings.resolved_database_url)
         database.migrate()
