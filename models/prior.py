@@ -8,6 +8,15 @@ Source: Ghosh et al. 2020, From Variational to Deterministic Autoencoders, arXiv
 They fit ten components with full covariances; here the likelihood of held-out pictures chooses how many, whether their
 covariances are full, and whether there is anything to be gained over N(0, I) at all. Each class has a mixture of its own.
 
+A component of a dozen pictures cannot know D (D + 1) / 2 covariances. So each component's covariance S_k is drawn towards a
+common one, S, as if p more pictures had been seen that are spread so:
+
+    (n_k S_k + p S) / (n_k + p),     n_k the component's pictures,
+
+as Bayes does under an inverse Wishart prior (Fraley and Raftery 2007, Bayesian Regularization for Normal Mixture Estimation and
+Model-Based Clustering, §3). S is the covariance of all the class's points, or the components' mean covariance (where they lie
+far apart, the first says little about one of them). Held-out pictures choose S and p too. So many components pay where few did.
+
 Shapes: N pictures, D latent, M components of all classes together, n points of one class.
 """
 
@@ -20,20 +29,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 LEAST_IMAGES = 20  # of a class; a mixture of fewer would be guesswork
-IMAGES_A_COMPONENT = 20  # at least, on average
+IMAGES_A_COMPONENT = 10  # at least, on average
+BORROWED = (8, 32, 128)  # pictures spread in the common way that a component's covariance may count beside its own
 POINTS = 4000  # that a class should give; with fewer images, several are drawn from each posterior
 MOST_DRAWS = 4  # from one posterior
 HELD_OUT = 0.1  # share of a class's images that judges
 REGULARISATION = 1e-2  # added to each variance; standard normal latents have 1
 ITERATIONS = 40  # of expectation and maximisation, at most
 TOLERANCE = 1e-2  # nats a point that another iteration must gain
-STANDARD_ERRORS = 2  # by which a larger mixture must explain held-out pictures better, or it is luck
+STANDARD_ERRORS = 1  # by which a larger mixture must explain held-out pictures better, or it is luck
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +54,8 @@ class Candidate(NamedTuple):
 
 
 #: In the order they are tried, for as long as more components gain: for a checkpoint in passing, and for a training's end.
-QUICK = (Candidate(1, "diag"), Candidate(1, "full"), Candidate(4, "full"), Candidate(10, "full"))
-THOROUGH = (*QUICK, Candidate(25, "full"), Candidate(50, "full"))
+QUICK = (Candidate(1, "diag"), Candidate(1, "full"), Candidate(4, "full"), Candidate(16, "full"))
+THOROUGH = (*QUICK, Candidate(64, "full"))
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,15 @@ class MixturePrior:
         latent: Tensor = mean + (scale * noise.double()).sum(dim=1)
         return latent.float()
 
+    def log_density(self, latents: Tensor) -> Tensor:
+        """ln p(z) in nats, float64 [n], of latents [n, D] under a prior of one class."""
+        latents, each = latents.double(), []
+        for weight, mean, scale in zip(self.weights.double(), self.means.double(), self.scales.double(), strict=True):
+            standard = torch.linalg.solve_triangular(scale, (latents - mean).T, upper=False)  # (D, n)
+            volume = scale.diagonal().log().sum() + 0.5 * len(mean) * math.log(2 * math.pi)
+            each.append(weight.log() - volume - 0.5 * standard.square().sum(dim=0))
+        return torch.stack(each).logsumexp(dim=0)
+
     def _component(self, uniform: float, label: int | None) -> Tensor:
         own = torch.nonzero(self.owners == (label or 0))[:, 0]
         steps = self.weights[own].double().cumsum(0)
@@ -199,11 +216,6 @@ def fit_prior(
 
 def _fitted(means: Tensor, deviations: Tensor, seed: int, candidates: Sequence[Candidate]) -> MixturePrior:
     """The candidate under which held-out pictures are likeliest, fitted to the others; N(0, I) when none is clearly better."""
-    # It takes a second to load, and who only samples never needs it.
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-    from threadpoolctl import threadpool_limits
-
     count, latent_dim = means.shape
     source = torch.Generator(device="cpu").manual_seed(seed)
     order = torch.randperm(count, generator=source)
@@ -211,43 +223,74 @@ def _fitted(means: Tensor, deviations: Tensor, seed: int, candidates: Sequence[C
     noise = torch.randn(draws, count, latent_dim, generator=source, dtype=torch.float64)
     points = means + deviations * noise  # (draws, n, D)
     held = max(2, round(count * HELD_OUT))
-    judging = points[:, order[:held]].reshape(-1, latent_dim).numpy()  # (draws * held, D)
-    learning = points[:, order[held:]].reshape(-1, latent_dim).numpy()
+    judging = points[:, order[:held]].flatten(0, 1)  # (draws * held, D)
+    learning = points[:, order[held:]].flatten(0, 1)
 
-    best = MixturePrior.standard(latent_dim)
-    best_scores = -0.5 * ((judging**2).sum(axis=1) + latent_dim * math.log(2 * math.pi))  # nats, of each point
-    for components, covariance in candidates:
-        if components > max(1, (count - held) // IMAGES_A_COMPONENT):
+    most, tried = max(1, (count - held) // IMAGES_A_COMPONENT), 0  # components
+    best, whole = MixturePrior.standard(latent_dim), torch.eye(latent_dim, dtype=torch.float64)
+    best_scores = best.log_density(judging)  # nats, of each point
+    for wanted, covariance in candidates:
+        components = min(wanted, most)
+        if components < wanted and components == tried:
             break
-        mixture = GaussianMixture(
-            components,
-            covariance_type=covariance,
-            reg_covar=REGULARISATION,
-            max_iter=ITERATIONS,
-            tol=TOLERANCE,
-            init_params="k-means++",
-            random_state=seed % 2**32,
-        )
-        # One thread: the same sums on every machine, and no waiting for cores that training's own threads hold.
-        with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-            warnings.simplefilter("ignore", ConvergenceWarning)  # what it has after ITERATIONS is judged like any other
-            mixture.fit(learning)
-            scores = mixture.score_samples(judging)
-        gains = (scores - best_scores).reshape(draws, held).mean(axis=0)  # of each picture
-        if gains.mean() > STANDARD_ERRORS * gains.std() / math.sqrt(held):
-            best, best_scores = _prior(mixture.weights_, mixture.means_, mixture.covariances_), scores
+        tried = components
+        weights, centres, spreads = _mixture(learning, components, covariance, seed)
+        variants = [_prior(weights, centres, spreads)]
+        if components > 1:
+            pictures, mean = weights * (count - held), (weights[:, None, None] * spreads).sum(dim=0)
+            variants += [
+                _prior(weights, centres, _drawn_towards(common, spreads, pictures, borrowed))
+                for common in (whole, mean)
+                for borrowed in BORROWED
+            ]
+        scores = [variant.log_density(judging) for variant in variants]
+        chosen = max(range(len(variants)), key=lambda index: float(scores[index].mean()))
+        gains = (scores[chosen] - best_scores).view(draws, held).mean(dim=0)  # of each picture
+        if gains.mean() > STANDARD_ERRORS * gains.std(correction=0) / math.sqrt(held):
+            best, best_scores = variants[chosen], scores[chosen]
+            whole = spreads[0] if components == 1 else whole
         elif components > 1:
             break  # still more would only remember more
     return best
 
 
-def _prior(weights: NDArray[np.float64], means: NDArray[np.float64], covariances: NDArray[np.float64]) -> MixturePrior:
-    """A fit as tensors; covariances are [M, D] (the diagonals) or [M, D, D]."""
-    spread = torch.from_numpy(covariances)
-    scales = torch.diag_embed(spread.sqrt()) if spread.ndim == 2 else torch.linalg.cholesky(spread)
+def _mixture(
+    points: Tensor, components: int, covariance: Literal["diag", "full"], seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [M], means [M, D] and covariances [M, D, D] of a mixture fitted to points [n, D]."""
+    # It takes a second to load, and who only samples never needs it.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
+
+    mixture = GaussianMixture(
+        components,
+        covariance_type=covariance,
+        reg_covar=REGULARISATION,
+        max_iter=ITERATIONS,
+        tol=TOLERANCE,
+        init_params="k-means++",
+        random_state=seed % 2**32,
+    )
+    # One thread: the same sums on every machine, and no waiting for cores that training's own threads hold.
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # what it has after ITERATIONS is judged like any other
+        mixture.fit(points.numpy())
+    weights, means, spreads = map(torch.from_numpy, (mixture.weights_, mixture.means_, mixture.covariances_))
+    return weights, means, torch.diag_embed(spreads) if covariance == "diag" else spreads
+
+
+def _drawn_towards(common: Tensor, spreads: Tensor, pictures: Tensor, borrowed: float) -> Tensor:
+    """Covariances [M, D, D] of so many pictures each, [M], as if `borrowed` more were spread in the common way, [D, D]."""
+    own = (pictures / (pictures + borrowed))[:, None, None]
+    return own * spreads + (1 - own) * common
+
+
+def _prior(weights: Tensor, means: Tensor, covariances: Tensor) -> MixturePrior:
+    """A fit of one class."""
     return MixturePrior(
-        weights=torch.from_numpy(weights).float(),
+        weights=weights.float(),
         owners=torch.zeros(len(weights), dtype=torch.int64),
-        means=torch.from_numpy(means).float(),
-        scales=scales.float(),
+        means=means.float(),
+        scales=torch.linalg.cholesky(covariances).float(),
     )

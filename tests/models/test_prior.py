@@ -68,6 +68,54 @@ def test_each_class_has_a_prior_of_its_own() -> None:
         assert (_drawn(prior, 200, label).mean(dim=0) - CENTRES[label]).abs().max() < 0.15
 
 
+def test_few_pictures_of_many_sorts_are_told_apart_by_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given 20 pictures each of 16 sorts, in 24 dimensions that are correlated alike in all of them, I expect a component for
+    each, although 20 pictures alone know no covariance: new pictures are then likelier by far."""
+    source = torch.Generator().manual_seed(4)
+    dim, sorts = 24, 16
+    centres = 2 * torch.randn(sorts, dim, generator=source)
+    shape = torch.linalg.cholesky(0.2 * torch.eye(dim) + 0.3)
+
+    def pictures(each: int) -> Tensor:
+        noise: Tensor = torch.randn(sorts * each, dim, generator=source) @ shape.T
+        return centres.repeat(each, 1) + 0.5 * noise
+
+    known, unseen = pictures(20), pictures(50)
+    deviations = torch.full_like(known, 0.05)
+    prior, _ = fit_prior(known, deviations, None, classes=0, seed=0, candidates=THOROUGH)
+    monkeypatch.setattr("models.prior.BORROWED", ())
+    alone, _ = fit_prior(known, deviations, None, classes=0, seed=0, candidates=THOROUGH)
+    assert prior.components(None) >= sorts
+    assert prior.log_density(unseen).mean() > alone.log_density(unseen).mean() + 5
+
+
+def test_few_pictures_are_given_as_many_components_as_they_bear() -> None:
+    """Given 66 pictures in three clusters, I expect three components or more, and at most one for ten that are fitted to."""
+    means, deviations, _ = _clusters(66)
+    prior, _ = fit_prior(
+        means, deviations, None, classes=0, seed=0, candidates=(Candidate(1, "full"), Candidate(64, "full"))
+    )
+    assert 3 <= prior.components(None) <= 6
+
+
+def test_densities_are_those_of_a_mixture() -> None:
+    source = torch.Generator().manual_seed(5)
+    prior = MixturePrior(
+        weights=torch.tensor([0.2, 0.8]),
+        owners=torch.tensor([0, 0]),
+        means=torch.randn(2, 3, generator=source),
+        scales=torch.randn(2, 3, 3, generator=source).tril(-1)
+        + torch.diag_embed(torch.rand(2, 3, generator=source) + 0.5),
+    )
+    latents = torch.randn(20, 3, generator=source)
+    reference = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(prior.weights),
+        torch.distributions.MultivariateNormal(prior.means, scale_tril=prior.scales),
+    )
+    expected = reference.log_prob(latents).double()  # type: ignore[no-untyped-call]
+    assert torch.allclose(prior.log_density(latents), expected, atol=1e-4)
+
+
 def test_latents_that_are_standard_normal_stay_so() -> None:
     """Given posteriors that say nothing, I expect no mixture to be likelier than N(0, I)."""
     prior, notes = fit_prior(torch.zeros(200, 3), torch.ones(200, 3), None, classes=0, seed=0, candidates=THOROUGH)
