@@ -25,9 +25,10 @@ from models.options import AS_BEFORE, OPEN, Precision, R3Options, TrainOptions
 from models.precision import candidates, fastest
 from models.registry import build_objective
 
-#: Pictures, below which `vae-gan` stays ahead: with 176 hands FD-domain is 48 after 180 s, and 60 to 90 in three runs of
-#: `gan-r3`'s quick preset, which had seen each 200 times. With 2,200 (produce-64) it is the other way round.
-FEW_IMAGES = 1_000
+#: Pictures, below which `vae-gan` stays ahead, by side. FD-domain of both after 180 s, 32 px: tiles-32 (2,300) 8.8 and 15,
+#: fashion-mnist (20,000) 4.5 and 3.4. 64 px: fewshot-hands (180) 33 to 59, and 60 to 90 in three runs of `gan-r3`'s quick
+#: preset, which had seen each 200 times; produce-64 (2,500) 120 and 17.
+FEW_IMAGES = {32: 5_000, 64: 1_000}
 MANY_IMAGES = 5_000_000  # of a budget, from which the wider networks pay, as far as anybody knows
 WIDE: int = R3Options.model_fields["base_channels"].default
 #: Over the data, from which a discriminator has seen it all, as far as anybody knows. At 20 (tiles-32) and at 200
@@ -35,7 +36,7 @@ WIDE: int = R3Options.model_fields["base_channels"].default
 SCARCE_PASSES = 1_000
 #: Pictures that `gan-r3`'s preset `quick` can see within the budget, below which `vae-gan` shows as much in the same time or
 #: more, by side. FD-domain of both at 32 px, fashion-mnist: 53 and 33 after 8,000, 24 and 14 after 21,000, 5.9 and 7.3 after
-#: 74,000; tiles-32: 12 and 16 after 59,000. At 64 px (produce-64): 61 and 292 after 11,000, 17 and about 100 after 42,000.
+#: 74,000, 3.4 and 4.5 after 98,000. At 64 px (produce-64): 61 and 292 after 11,000, 17 and about 100 after 42,000.
 SHORT_IMAGES = {32: 50_000, 64: 6_000}
 STEPS = 20  # that a candidate is timed by
 LONGEST_TRIAL_S = 6.0  # for one candidate, however few steps that is
@@ -159,8 +160,9 @@ def _chosen(own: Mapping[str, Any], trials: Trials) -> Choice:
     shape = shape_of(candidate, manifest, resolution)
     kind(name).check(shape.resolution, shape.channels)
     found = f"{manifest.count:,} {'labelled' if shape.classes else 'unlabelled'} pictures of {resolution} px"
-    if manifest.count < FEW_IMAGES:  # however fast the candidate is: it need not be tried
-        reason = f"vae-gan: {found}; gan-r3 needs {FEW_IMAGES:,} pictures to get ahead"
+    side = 32 if resolution < 64 else 64
+    if manifest.count < FEW_IMAGES[side]:  # however fast the candidate is: it need not be tried
+        reason = f"vae-gan: {found}; gan-r3 needs {FEW_IMAGES[side]:,} pictures to get ahead"
         return Choice("vae-gan", parse_options("vae-gan", own), (reason,))
     spent = math.inf if trials.budget_images is None else trials.budget_images
     speed = ""
@@ -170,7 +172,7 @@ def _chosen(own: Mapping[str, Any], trials: Trials) -> Choice:
         spent, speed = min(spent, rate * trials.budget_s), f" at {rate:,.0f} images/s"
     passes = spent / manifest.count
     found += f", each seen {passes:,.0f} times{speed}"
-    needed = SHORT_IMAGES[32 if resolution < 64 else 64]
+    needed = SHORT_IMAGES[side]
     if spent < needed:
         reason = f"vae-gan: {found} by gan-r3, which needs {needed:,} looks at pictures to get ahead"
         return Choice("vae-gan", parse_options("vae-gan", own), (reason,))

@@ -28,7 +28,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("classes", [0, 2])
 def test_the_reason_says_what_was_looked_at(classes: int, prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "FEW_IMAGES", 0)
+    monkeypatch.setattr(choosing, "FEW_IMAGES", {32: 0, 64: 0})
     manifest = prepared(8, classes=classes).manifest
     choice = choose(AUTO, {"batch_size": 2}, manifest, 32, CPU, budget_images=80)
     assert choice.kind == "vae-gan"
@@ -48,17 +48,17 @@ def test_what_the_user_asked_for_is_kept(prepared: Prepare) -> None:
 def test_few_pictures_are_left_to_the_kind_that_covers_them(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, images = prepared(8).manifest, choosing.SHORT_IMAGES[32]
     few = choose(AUTO, {"batch_size": 4}, manifest, 32, CPU, budget_images=images)
-    monkeypatch.setattr(choosing, "FEW_IMAGES", 8)
+    monkeypatch.setitem(choosing.FEW_IMAGES, 32, 8)
     enough = choose(AUTO, {"batch_size": 4}, manifest, 32, CPU, budget_images=images)
     assert (few.kind, enough.kind) == ("vae-gan", "gan-r3")
-    assert "needs 1,000 pictures" in few.reasons[0]
+    assert "needs 5,000 pictures" in few.reasons[0]
 
 
 @pytest.mark.usefixtures("fast")
 def test_a_longer_budget_brings_augmentation_and_wider_networks(
     prepared: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "FEW_IMAGES", 0)
+    monkeypatch.setattr(choosing, "FEW_IMAGES", {32: 0, 64: 0})
     manifest = prepared(8).manifest
     needed = choosing.SHORT_IMAGES[32]
     short, longer, longest = (
@@ -76,7 +76,7 @@ def test_a_longer_budget_brings_augmentation_and_wider_networks(
 def test_larger_pictures_go_to_a_gan_after_fewer_of_them(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = prepared(8).manifest
     monkeypatch.setattr(choosing, "SCARCE_PASSES", 10**9)
-    monkeypatch.setattr(choosing, "FEW_IMAGES", 0)
+    monkeypatch.setattr(choosing, "FEW_IMAGES", {32: 0, 64: 0})
     needed = choosing.SHORT_IMAGES[64]
     kinds = [
         choose(AUTO, {"batch_size": 2}, manifest, 64, CPU, budget_images=images).kind for images in (needed - 1, needed)
@@ -143,7 +143,7 @@ def test_the_faster_precision_is_taken_and_nothing_is_timed_twice(
 
     monkeypatch.setattr(choosing, "images_per_s", seen)
     monkeypatch.setattr(choosing, "candidates", lambda _device: ("fp32", "bf16"))
-    monkeypatch.setattr(choosing, "FEW_IMAGES", 0)
+    monkeypatch.setattr(choosing, "FEW_IMAGES", {32: 0, 64: 0})
     monkeypatch.setattr(choosing, "SCARCE_PASSES", 10**9)
     choice = choose(AUTO, {}, prepared(8).manifest, 32, CPU, budget_s=SECONDS)
     assert isinstance(choice.options, R3Options)
