@@ -14,7 +14,7 @@ common one, S, as if p more pictures had been seen that are spread so:
     (n_k S_k + p S) / (n_k + p),     n_k the component's pictures,
 
 as Bayes does under an inverse Wishart prior (Fraley and Raftery 2007, Bayesian Regularization for Normal Mixture Estimation and
-Model-Based Clustering, §3). S is the covariance of all the class's points, or the components' mean covariance (where they lie
+Model-Based Clustering). S is the covariance of all the class's points, or the components' mean covariance (where they lie
 far apart, the first says little about one of them). Held-out pictures choose S and p too. So many components pay where few did.
 
 Shapes: N pictures, D latent, M components of all classes together, n points of one class.
@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
@@ -235,19 +235,14 @@ def _fitted(means: Tensor, deviations: Tensor, seed: int, candidates: Sequence[C
             break
         tried = components
         weights, centres, spreads = _mixture(learning, components, covariance, seed)
-        variants = [_prior(weights, centres, spreads)]
-        if components > 1:
-            pictures, mean = weights * (count - held), (weights[:, None, None] * spreads).sum(dim=0)
-            variants += [
-                _prior(weights, centres, _drawn_towards(common, spreads, pictures, borrowed))
-                for common in (whole, mean)
-                for borrowed in BORROWED
-            ]
-        scores = [variant.log_density(judging) for variant in variants]
-        chosen = max(range(len(variants)), key=lambda index: float(scores[index].mean()))
-        gains = (scores[chosen] - best_scores).view(draws, held).mean(dim=0)  # of each picture
+        variants = (
+            _prior(weights, centres, variant) for variant in _borrowing(spreads, weights * (count - held), whole)
+        )
+        scored = ((variant, variant.log_density(judging)) for variant in variants)  # one at a time: they may be large
+        likeliest, scores = max(scored, key=lambda pair: float(pair[1].mean()))
+        gains = (scores - best_scores).view(draws, held).mean(dim=0)  # of each picture
         if gains.mean() > STANDARD_ERRORS * gains.std(correction=0) / math.sqrt(held):
-            best, best_scores = variants[chosen], scores[chosen]
+            best, best_scores = likeliest, scores
             whole = spreads[0] if components == 1 else whole
         elif components > 1:
             break  # still more would only remember more
@@ -280,10 +275,22 @@ def _mixture(
     return weights, means, torch.diag_embed(spreads) if covariance == "diag" else spreads
 
 
-def _drawn_towards(common: Tensor, spreads: Tensor, pictures: Tensor, borrowed: float) -> Tensor:
-    """Covariances [M, D, D] of so many pictures each, [M], as if `borrowed` more were spread in the common way, [D, D]."""
-    own = (pictures / (pictures + borrowed))[:, None, None]
-    return own * spreads + (1 - own) * common
+def _borrowing(spreads: Tensor, pictures: Tensor, whole: Tensor) -> Iterator[Tensor]:
+    """Covariances [M, D, D] of components of so many pictures, [M]: as they are, and drawn towards what they have in common.
+
+    Args:
+        spreads: float [M, D, D].
+        pictures: float [M].
+        whole: the covariance of all points together, [D, D].
+    """
+    yield spreads
+    if len(spreads) == 1:
+        return
+    mean = (pictures[:, None, None] * spreads).sum(dim=0) / pictures.sum()
+    for common in (whole, mean):
+        for borrowed in BORROWED:
+            own = (pictures / (pictures + borrowed))[:, None, None]
+            yield own * spreads + (1 - own) * common
 
 
 def _prior(weights: Tensor, means: Tensor, covariances: Tensor) -> MixturePrior:
