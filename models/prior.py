@@ -39,6 +39,9 @@ POINTS = 4000  # that a class should give; with fewer images, several are drawn 
 MOST_DRAWS = 4  # from one posterior
 HELD_OUT = 0.1  # share of a class's images that judges
 REGULARISATION = 1e-2  # added to each variance; standard normal latents have 1
+MOST_WORK = (
+    1_200_000_000  # components x points x D^2: what one iteration multiplies; with all 40 it is some seconds a class
+)
 ITERATIONS = 40  # of expectation and maximisation, at most
 TOLERANCE = 1e-2  # nats a point that another iteration must gain
 STANDARD_ERRORS = 1  # by which a larger mixture must explain held-out pictures better, or it is luck
@@ -226,7 +229,8 @@ def _fitted(means: Tensor, deviations: Tensor, seed: int, candidates: Sequence[C
     judging = points[:, order[:held]].flatten(0, 1)  # (draws * held, D)
     learning = points[:, order[held:]].flatten(0, 1)
 
-    most, tried = max(1, (count - held) // IMAGES_A_COMPONENT), 0  # components
+    affordable = MOST_WORK // (len(learning) * latent_dim**2)
+    most, tried = max(1, min((count - held) // IMAGES_A_COMPONENT, affordable)), 0  # components
     best, whole = MixturePrior.standard(latent_dim), torch.eye(latent_dim, dtype=torch.float64)
     best_scores = best.log_density(judging)  # nats, of each point
     for wanted, covariance in candidates:

@@ -98,6 +98,17 @@ def test_few_pictures_are_given_as_many_components_as_they_bear() -> None:
     assert 3 <= prior.components(None) <= 6
 
 
+def test_latents_of_many_numbers_are_given_no_more_components_than_can_be_afforded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given three clusters of 200 points, of which 2,160 draws in two dimensions are learnt from, and room for two components'
+    products, I expect two, where three would be likelier."""
+    means, deviations, _ = _clusters()
+    monkeypatch.setattr("models.prior.MOST_WORK", 2 * 2160 * 2**2)
+    prior, _ = fit_prior(means, deviations, None, classes=0, seed=0, candidates=CANDIDATES)
+    assert prior.components(None) == 2
+
+
 def test_densities_are_those_of_a_mixture() -> None:
     source = torch.Generator().manual_seed(5)
     prior = MixturePrior(
