@@ -27,7 +27,7 @@ from models.registry import build_objective
 
 #: Pictures, below which `vae-gan` stays ahead, by side. FD-domain of both after 180 s, 32 px: tiles-32 (2,300) 8.8 and 15,
 #: fashion-mnist (20,000) 4.5 and 3.4. 64 px: fewshot-hands (180) 33 to 59, and 60 to 90 in three runs of `gan-r3`'s quick
-#: preset, which had seen each 200 times; produce-64 (2,500) 120 and 17.
+#: preset, which had seen each 200 times; produce-64 (2,900) 106 and 13.
 FEW_IMAGES = {32: 5_000, 64: 1_000}
 MANY_IMAGES = 5_000_000  # of a budget, from which the wider networks pay, as far as anybody knows
 WIDE: int = R3Options.model_fields["base_channels"].default
