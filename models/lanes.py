@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from models.products import LEAST_ROWS
+FEWEST = 6  # pictures of a share: each reads all weights, which takes as long as two pictures
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ Compute = Callable[[Tensor, Tensor | None], Tensor]  # from latents [N, D] and l
 class Lanes:
     """Threads with operations of their own, among which batches are shared out.
 
-    No share has fewer pictures than a matrix product needs rows.
+    No share has fewer than FEWEST pictures.
 
     Args:
         threads: how many, the caller's not counted: it computes by itself what is one share only.
@@ -46,7 +46,7 @@ class Lanes:
         Returns:
             what will be computed of each share, in the order of the batch; what fails is raised by its future.
         """
-        shares = min(self.threads, len(latents) // LEAST_ROWS)
+        shares = min(self.threads, len(latents) // FEWEST)
         if shares <= 1:
             return [at_once(compute, latents, labels)]
         named = [None] * shares if labels is None else torch.tensor_split(labels, shares)

@@ -17,6 +17,9 @@ from store.blobs import Blobs
 
 log = logging.getLogger(__name__)
 
+#: Of batches, a seventh apart or less up to 64: what pads one costs a CPU as much as what somebody wants.
+SIZES = (*range(1, 8), *range(8, 16, 2), *range(16, 32, 4), *range(32, 64, 8), 64, 128, 256, 512)
+
 
 class GeneratorCache:
     """Samplers by the blob prefix of their weights; weights under a prefix never change."""
@@ -107,4 +110,4 @@ class GeneratorCache:
 
 
 def _buckets(max_batch: int) -> tuple[int, ...]:
-    return (*(size for size in (1, 2, 4, *range(8, 64, 8), 64, 128, 256, 512) if size < max_batch), max_batch)
+    return (*(size for size in SIZES if size < max_batch), max_batch)

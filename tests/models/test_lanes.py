@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from models.generator import Generator, GeneratorCard
-from models.lanes import Lanes
-from models.products import LEAST_ROWS
+from models.lanes import FEWEST, Lanes
 from models.registry import build_generator
 from models.sampling import SampleItem, Sampler
 from tests.models.conftest import SMALL
@@ -47,7 +46,7 @@ def _generator() -> Generator:
     return Generator(build_generator(card.kind, card.parse_options(), card.shape), card)
 
 
-@pytest.mark.parametrize("count", [1, LEAST_ROWS, LEAST_ROWS + 1, 4 * LEAST_ROWS + 3])
+@pytest.mark.parametrize("count", [1, FEWEST, FEWEST + 1, 4 * FEWEST + 3])
 def test_shares_come_back_in_order(count: int) -> None:
     latents, labels = torch.arange(count).float()[:, None], torch.arange(count) * 100
     lanes = Lanes(3)
@@ -57,23 +56,23 @@ def test_shares_come_back_in_order(count: int) -> None:
 
 def test_a_batch_is_shared_out_but_not_into_crumbs() -> None:
     lanes, small, large = Lanes(4), _Telling(), _Telling()
-    _all(lanes.begin(small, torch.ones(LEAST_ROWS, 1)))
-    assert small.calls == [(threading.get_ident(), LEAST_ROWS)]
-    _all(lanes.begin(large, torch.ones(4 * LEAST_ROWS, 1)))
-    assert [count for _, count in large.calls] == [LEAST_ROWS] * 4
+    _all(lanes.begin(small, torch.ones(FEWEST, 1)))
+    assert small.calls == [(threading.get_ident(), FEWEST)]
+    _all(lanes.begin(large, torch.ones(4 * FEWEST, 1)))
+    assert [count for _, count in large.calls] == [FEWEST] * 4
     assert threading.get_ident() not in {thread for thread, _ in large.calls}
 
 
 def test_what_is_left_over_is_no_share_of_its_own() -> None:
     telling = _Telling()
-    _all(Lanes(11).begin(telling, torch.ones(56, 1)))  # by sixes, two would be left
-    assert min(count for _, count in telling.calls) >= LEAST_ROWS
-    assert sum(count for _, count in telling.calls) == 56
+    _all(Lanes(11).begin(telling, torch.ones(91, 1)))  # by nines, one would be left
+    assert min(count for _, count in telling.calls) >= FEWEST
+    assert sum(count for _, count in telling.calls) == 91
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_fails_is_raised_to_who_asks_for_it(threads: int) -> None:
-    begun = Lanes(threads).begin(_Telling(), torch.tensor([[-1.0]] * LEAST_ROWS + [[1.0]] * LEAST_ROWS))
+    begun = Lanes(threads).begin(_Telling(), torch.tensor([[-1.0]] * FEWEST + [[1.0]] * FEWEST))
     with pytest.raises(RuntimeError, match="out of memory"):
         begun[0].result()
 

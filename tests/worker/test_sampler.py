@@ -17,6 +17,7 @@ from PIL import Image as Picture
 from sqlalchemy import select
 from torch import Tensor, nn
 
+from models import lanes
 from models.generator import Generator
 from models.sampling import Rendering, SampleItem, Sampler
 from store import jobs
@@ -26,6 +27,11 @@ from tests.worker.conftest import Desk
 from worker.generator_cache import GeneratorCache
 from worker.running import Station
 from worker.sampler import SliceSampler
+
+
+@pytest.fixture(autouse=True)
+def _small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "FEWEST", 4)  # two lanes share a batch of 8 out
 
 
 @pytest.fixture(params=[1, 2], ids="{}-threads".format)
