@@ -41,7 +41,7 @@ from app.errors import (
     RateLimited,
 )
 from app.images import PICTURE_CONTENT, content_url, picture
-from app.intake import Asked, Intake, Seen
+from app.intake import Asked, Intake, Made, Seen
 from app.jobs import Job, cancel, read, wait_for
 from app.models import find as find_model
 from app.quotas import Wish
@@ -197,7 +197,8 @@ async def create_generation(
     with ExitStack() as listening:
         ear = listening.enter_context(news.listen(job_id, end_only=True))  # before there is anything to hear of
         row, is_new = await intake.submit(_submission(resources, caller, body, job_id, idempotency_key, cancel_after_s))
-        asked = Asked(row.id, content=rendition is not None)
+        asked = Asked(row.id, content=rendition is not None and wait_s > 0)
+        seen: Seen | Made
         if is_new:
             seen = Seen(row, [])
         else:  # the same request has come before, perhaps long ago
@@ -214,13 +215,14 @@ async def create_generation(
             )
     if body.cancel_on_disconnect and not seen.has_ended and await request.is_disconnected():
         await anyio.to_thread.run_sync(_cancel, resources, caller, row.id)
-    if wait_s <= 0:
-        response = accepted(Job.of(seen.job, list(seen.images)))
-    elif rendition is not None and seen.content is not None:  # it has succeeded
+    if isinstance(seen, Made):
+        assert rendition is not None
         content = seen.content
         if not rendition.is_stored:
             content = await anyio.to_thread.run_sync(rendition.of, content, limiter=request.app.state.encoders)
         response = _picture(seen, rendition, content)
+    elif wait_s <= 0:
+        response = accepted(Job.of(seen.job, list(seen.images)))
     else:
         response = _answer(seen)
     if preferred_wait_s is not None:
@@ -326,15 +328,14 @@ def _label_index(model: records.Model, label: Label | None, parameter: str) -> i
     return index
 
 
-def _picture(seen: Seen, rendition: Rendition, content: bytes) -> Response:
+def _picture(made: Made, rendition: Rendition, content: bytes) -> Response:
     """Return the answer that is the one image itself."""
-    here = f"/v1/jobs/{seen.job.id}"
-    [image] = seen.images
-    response = picture(image, rendition, content)
+    here = f"/v1/jobs/{made.job_id}"
+    response = picture(made.sha256, rendition, content)
     response.status_code = 201
     response.headers["Location"] = here
-    response.headers["Content-Location"] = content_url(image.id) + rendition.query
-    response.headers["Link"] = f'</v1/images/{image.id}>; rel="describedby", <{here}>; rel="related"'
+    response.headers["Content-Location"] = content_url(made.image_id) + rendition.query
+    response.headers["Link"] = f'</v1/images/{made.image_id}>; rel="describedby", <{here}>; rel="related"'
     # It answers a POST; what the Content-Location names may be kept.
     response.headers["Cache-Control"] = "private, no-store"
     return response

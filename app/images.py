@@ -227,12 +227,12 @@ def _content(
     etag, headers = rendition.etag(image.sha256), {"Cache-Control": IMMUTABLE}
     if has_it(if_none_match, etag):
         return not_modified(etag, headers)
-    return picture(image, rendition, rendition.of(resources.blobs.get(image.blob)))
+    return picture(image.sha256, rendition, rendition.of(resources.blobs.get(image.blob)))
 
 
-def picture(image: records.Image, rendition: Rendition, content: bytes) -> Response:
-    """Return the response that holds an image in a form."""
-    headers = {"Cache-Control": IMMUTABLE, "ETag": rendition.etag(image.sha256)}
+def picture(sha256: str, rendition: Rendition, content: bytes) -> Response:
+    """Return the response that holds an image in a form; `sha256` is of its PNG."""
+    headers = {"Cache-Control": IMMUTABLE, "ETag": rendition.etag(sha256)}
     return Response(content, media_type=rendition.media_type, headers=headers)
 
 

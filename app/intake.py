@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, cast
 
-from sqlalchemy import BindParameter, bindparam, select
+from sqlalchemy import BindParameter, Row, Table, bindparam, select
 
 from app.backlog import Backlog
 from app.jobs import IMAGES_SHOWN
@@ -27,6 +27,11 @@ FIRST_IMAGES = (
     .where(records.Image.job_id.in_(WANTED), records.Image.position < IMAGES_SHOWN)
     .order_by(records.Image.job_id, records.Image.position)
 )
+# Columns, not records: most requests are for one picture, whose answer says no more of its job than this.
+JOB, IMAGE = cast(Table, records.Job.__table__).c, cast(Table, records.Image.__table__).c
+MADE = select(JOB.id.label("job_id"), JOB.status, IMAGE.id.label("image_id"), IMAGE.sha256, IMAGE.blob).where(
+    JOB.id.in_(WANTED), IMAGE.job_id == JOB.id, IMAGE.position == 0
+)
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,23 @@ class Seen:
 
     job: records.Job
     images: Sequence[records.Image]  # the first IMAGES_SHOWN, as far as made
-    content: bytes | None = None  # once it has succeeded, where it was asked for
 
     @property
     def has_ended(self) -> bool:
         """Whether the job's status is final."""
         return self.job.status in jobs.ENDED
+
+
+@dataclass(frozen=True)
+class Made:
+    """A sample job's one picture, as it was asked for."""
+
+    job_id: str
+    image_id: str
+    sha256: str  # of the PNG
+    content: bytes  # the PNG
+
+    has_ended: ClassVar[bool] = True
 
 
 class Intake:
@@ -67,34 +83,44 @@ class Intake:
         def submit(submissions: Sequence[Submission]) -> Sequence[tuple[records.Job, bool] | Exception]:
             return submit_together(resources, backlog, quotas, submissions)
 
-        def look(asked: Sequence[Asked]) -> Sequence[Seen | Exception]:
+        def look(asked: Sequence[Asked]) -> Sequence[Seen | Made | Exception]:
             return look_together(resources, asked)
 
         self.submit = Shared(submit)
-        self.look = Shared(look)
+        self.look: Shared[Asked, Seen | Made] = Shared(look)
 
 
-def look_together(resources: Resources, asked: Sequence[Asked]) -> list[Seen | Exception]:
+def look_together(resources: Resources, asked: Sequence[Asked]) -> list[Seen | Made | Exception]:
     """Look at sample jobs, all at one moment; JobNotFound among the answers is for one that is gone."""
-    wanted = [one.job_id for one in asked]
+    pictures = [one.job_id for one in asked if one.content]
     with resources.database.snapshot() as session:
-        rows = {job.id: job for job in session.scalars(JOBS, {"wanted": wanted})}
+        found = session.execute(MADE, {"wanted": pictures}) if pictures else ()
+        made = {row.job_id: row for row in found if row.status is JobStatus.SUCCEEDED}
+        wanted = [one.job_id for one in asked if not (one.content and one.job_id in made)]
+        rows: dict[str, records.Job] = {}
         images: dict[str, list[records.Image]] = {}
-        for image in session.scalars(FIRST_IMAGES, {"wanted": wanted}):
-            images.setdefault(image.job_id, []).append(image)
-    return [_seen(resources, one, rows.get(one.job_id), images.get(one.job_id, [])) for one in asked]
+        if wanted:
+            rows = {job.id: job for job in session.scalars(JOBS, {"wanted": wanted})}
+            for image in session.scalars(FIRST_IMAGES, {"wanted": wanted}):
+                images.setdefault(image.job_id, []).append(image)
+    return [
+        _made(resources, made[one.job_id])
+        if one.content and one.job_id in made
+        else _seen(one, rows.get(one.job_id), images.get(one.job_id, []))
+        for one in asked
+    ]
 
 
-def _seen(
-    resources: Resources, asked: Asked, job: records.Job | None, images: Sequence[records.Image]
-) -> Seen | Exception:
-    if job is None:
-        return JobNotFound(f"there is no job {asked.job_id}")
-    if not asked.content or job.status is not JobStatus.SUCCEEDED:
-        return Seen(job, images)
-    if not images:
-        return BlobNotFound(f"the image of {job.id} was deleted")
+def _made(resources: Resources, row: Row[*tuple[Any, ...]]) -> Made | Exception:
     try:
-        return Seen(job, images, resources.blobs.get(images[0].blob))
+        return Made(row.job_id, row.image_id, row.sha256, resources.blobs.get(row.blob))
     except StoreError as error:
         return error
+
+
+def _seen(asked: Asked, job: records.Job | None, images: Sequence[records.Image]) -> Seen | Exception:
+    if job is None:
+        return JobNotFound(f"there is no job {asked.job_id}")
+    if asked.content and job.status is JobStatus.SUCCEEDED:
+        return BlobNotFound(f"the image of {job.id} was deleted")
+    return Seen(job, images)

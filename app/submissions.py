@@ -104,7 +104,7 @@ def submit_together(
         made = _submit_all(resources, backlog, quotas, submissions)  # its job is found now
     new = [answer[0] for answer in made if not isinstance(answer, Exception) and answer[1]]
     if new:
-        resources.tell(*map(status_notice, new))
+        resources.tell(*map(status_notice, new), quietly=True)  # each reader of news would wake for every request
         resources.ring(*{LANE_OF[job.kind] for job in new})
     if not all(isinstance(answer, Exception) for answer in made):
         # While a worker begins. Whoever asked is told only after that, also of a job that another process has just made.

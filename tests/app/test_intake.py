@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func, select, text
 from sqlalchemy.orm import Session
 
 from app import submissions as module
 from app.auth import EVERYBODY
 from app.backlog import Backlog
 from app.errors import InvalidParameter, KeyReused, QueueFull
-from app.intake import Asked, look_together
+from app.intake import FIRST_IMAGES, MADE, Asked, Made, Seen, look_together
 from app.quotas import Quotas, Wish
 from app.submissions import Idempotency, Submission, submit_together
 from store import jobs, records
 from store.blobs import MemoryBlobs
 from store.database import Database
-from store.errors import DatabaseUnavailable, JobNotFound
-from store.events import MemoryBus
+from store.errors import BlobNotFound, DatabaseUnavailable, JobNotFound
+from store.events import MemoryBus, Notice
 from store.queue import Lane, MemoryQueue
-from store.records import JobKind
+from store.records import JobKind, JobStatus
 from store.resources import Resources
 from store.settings import Settings
 
@@ -69,7 +70,9 @@ def test_what_comes_together_is_committed_at_once_and_rung_for_once(resources: R
     with resources.bus.watch() as watch:
         made = submit_together(resources, backlog, Quotas(resources), [generation(name) for name in "abc"])
 
-        assert watch.next(1) == {"job_a": False, "job_b": False, "job_c": False}
+        resources.tell(Notice("job_z", "progress", {}))
+        assert watch.next(5) == {"job_z": False}  # of a, b and c nobody knows yet
+    assert [event.data["status"] for event in resources.bus.history("job_b")] == ["queued"]
     assert [(answer[0].id, answer[1]) for answer in made if not isinstance(answer, Exception)] == [
         ("job_a", True),
         ("job_b", True),
@@ -164,7 +167,48 @@ def test_those_who_look_together_see_each_their_own(resources: Resources, backlo
 
     b, gone, a = look_together(resources, [Asked("job_b"), Asked("job_x"), Asked("job_a", content=True)])
 
-    assert not isinstance(a, Exception)
-    assert not isinstance(b, Exception)
-    assert (a.job.id, b.job.id, a.has_ended, a.content) == ("job_a", "job_b", False, None)
+    assert isinstance(a, Seen)
+    assert isinstance(b, Seen)
+    assert (a.job.id, b.job.id, a.has_ended) == ("job_a", "job_b", False)
     assert isinstance(gone, JobNotFound)
+
+
+def test_a_picture_that_is_made_comes_with_its_bytes_to_who_asks_for_them(
+    resources: Resources, backlog: Backlog
+) -> None:
+    submit_together(resources, backlog, Quotas(resources), [generation(name) for name in "abc"])
+    resources.blobs.put("images/a.png", b"a PNG")
+    with resources.database.transaction() as session:
+        for name in "abc":
+            job = session.get_one(records.Job, f"job_{name}")
+            job.status = JobStatus.SUCCEEDED
+            if name != "c":
+                session.add(
+                    records.Image(
+                        id=f"img_{name}", job_id=job.id, position=0, model_id="m", checkpoint="c", seed=1, width=64,
+                        height=64, blob=f"images/{name}.png", size_bytes=5, sha256="5e", created_at=job.created_at,
+                    )
+                )  # fmt: skip
+
+    with_bytes = [Asked(f"job_{name}", content=True) for name in "abc"]
+    a, b, c, row = look_together(resources, [*with_bytes, Asked("job_a")])
+
+    assert a == Made("job_a", "img_a", "5e", b"a PNG")
+    assert isinstance(b, BlobNotFound)  # its row is there, its file is gone
+    assert isinstance(c, BlobNotFound)  # it was deleted
+    assert isinstance(row, Seen)
+    assert (row.has_ended, [image.id for image in row.images]) == (True, ["img_a"])
+
+
+def test_a_look_reads_no_more_of_the_tables_than_was_asked_for(resources: Resources) -> None:
+    """Given a SQLite without statistics, I expect its plan for many jobs to find each by its id."""
+    if not resources.database.is_sqlite:
+        pytest.skip("PostgreSQL plans by what its tables hold")
+    names = [f"job_{number}" for number in range(100)]
+    for statement in (MADE, FIRST_IMAGES):
+        binds = {"literal_binds": True}
+        asked = statement.params(wanted=names).compile(resources.database._engine, compile_kwargs=binds)
+        with resources.database.snapshot() as session:
+            plan = [row.detail for row in session.execute(text(f"EXPLAIN QUERY PLAN {asked}"))]
+        assert plan
+        assert all(re.search(r"\((job_)?id=\?", step) for step in plan), plan
