@@ -5,6 +5,7 @@ A service that is not installed skips its tests on a laptop and fails them where
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -29,6 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("examination", "examinations by schemathesis")
     group.addoption("--examination-seed", default="1", help="seed of every random choice (default: 1)")
     group.addoption("--examination-examples", default="30", help="most random cases for each operation (default: 30)")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: collections of garbage need not walk through all of it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,7 @@ def test_a_password_that_redis_refuses_is_not_shown(redis_url: str) -> None:
     assert SECRET not in shown(refused.value)
 
 
+@pytest.mark.slow
 def test_the_processes_log_no_password_when_their_resources_are_away(tmp_path: Path) -> None:
     port = free_port("127.0.0.1")
     env = {

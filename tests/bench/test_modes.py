@@ -66,6 +66,7 @@ def test_channels_are_drawn_by_themselves_from_every_class(tmp_path: Path) -> No
     assert np.array_equal(back.images, pixels)
 
 
+@pytest.mark.slow
 def test_a_kind_is_trained_and_counted_once(tmp_path: Path) -> None:
     for name, count, folder in (("fashion-mnist", 120, "a"), ("fashion-mnist-test", 40, "b")):
         source = folder_of_shapes(tmp_path / folder, count, channels=1)

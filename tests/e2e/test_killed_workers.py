@@ -55,6 +55,7 @@ def ended(client: Client, job_id: str) -> dict[str, object]:
     return client.job(job_id)
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_work_goes_on_by_itself_after_workers_are_killed(service: tuple[subprocess.Popen[str], Client]) -> None:
     process, client = service

@@ -54,6 +54,7 @@ def _two_ranks(data: PreparedImages, configs: list[TrainingConfig], tmp_path: Pa
     return [json.loads(output) for output in outputs]
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_what_one_process_learns(prepared: Prepare, configured: Configure, tmp_path: Path) -> None:
     """Given every kind and a few steps, I expect the same images in the same order, the same weights on both ranks, and the
     losses of one process; and given a loss that is no number on one of them, I expect both to go back."""

@@ -106,6 +106,7 @@ def test_a_model_is_made_one_s_own(folder: Path, tmp_path: Path) -> None:
     assert "gan-r3 cannot begin with the weights of a gan-dcgan" in " ".join(refused.stderr.split())
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(folder: Path, tmp_path: Path) -> None:
     """Given a training in a process of its own, when interrupted after a tick, I expect a checkpoint to go on from."""
     data, run = tmp_path / "data", tmp_path / "run"

@@ -61,6 +61,7 @@ def assert_clean(outcome: Outcome) -> None:
     assert outcome.operations == outcome.known_operations
 
 
+@pytest.mark.slow
 def test_a_short_examination_finds_nothing(tmp_path: Path, redis_url: str) -> None:
     options = {"seed": "1", "max_examples": "4", "phases": "examples,fuzzing,stateful"}
     outcome = examination(tmp_path, redis_url, **options)
@@ -83,6 +84,7 @@ def test_an_examination_on_postgres_finds_nothing(
     assert_clean(examination(tmp_path, redis_url, database_url=postgres_url, **options))
 
 
+@pytest.mark.slow
 def test_an_examination_finds_a_defect(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise ZeroDivisionError

@@ -307,6 +307,7 @@ def test_a_sqlite_file_that_may_not_be_written_says_so(sqlite_url: str) -> None:
     database.close()
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_file_at_once_all_get_in(tmp_path: Path) -> None:
     child = (
         "import sys; from sqlalchemy import text; from store.database import Database\n"

@@ -150,6 +150,7 @@ def test_threads_that_claim_at_once_never_get_the_same_job(database: Database) -
     assert sorted(won) == sorted(submitted)
 
 
+@pytest.mark.slow
 def test_processes_that_claim_at_once_never_get_the_same_job(database: Database, database_url: str) -> None:
     submitted = {submit(database) for _ in range(24)}
     child = """

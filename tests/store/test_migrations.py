@@ -99,6 +99,7 @@ def test_migrating_twice_changes_nothing_and_keeps_the_rows(database: Database) 
         assert session.get_one(Dataset, "ds_1").name == "x"
 
 
+@pytest.mark.slow
 def test_processes_that_migrate_at_once_all_succeed(empty_url: str) -> None:
     child = (
         "import sys; from store.database import Database; database = Database(sys.argv[1])\n"

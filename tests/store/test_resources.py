@@ -101,6 +101,7 @@ def set_again(server: Server, name: str, value: str) -> None:
         client.config_set(name, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [stop, pause, fill_memory, fail_to_save, load_much])
 def test_publishing_never_hangs_and_goes_on_when_redis_is_well_again(
     spoil: Callable[[Server, Path], Callable[[], None]],

@@ -37,6 +37,7 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", EVERY[:-1])
 def test_every_row_of_an_earlier_release_is_kept_and_can_be_read(empty: Database, revision: str) -> None:
     empty.migrate(revision)

@@ -89,6 +89,7 @@ def test_a_child_that_dies_without_a_word_fails_the_job(
     assert "ended with 1" in (job.error_message or "")
 
 
+@pytest.mark.slow
 def test_a_canceled_export_ends_its_child_and_leaves_nothing(
     station: Station, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +130,7 @@ def test_a_training_that_goes_on_leaves_exports_alone(station: Station, desk: De
     assert desk.resources.blobs.exists("models/mdl_new/exports/job_before-1.zip")
 
 
+@pytest.mark.slow
 def test_the_io_lane_does_both_and_says_why_an_export_failed(station: Station, desk: Desk) -> None:
     """Given an import, and an export of damaged weights, in the line, I expect the lane's one task to end both: one well, the
     other for the reason that the child gave."""
