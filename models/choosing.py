@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from models.catalog import AUTO, inherited_options, kind, parse_options
 from models.manifest import Manifest
 from models.objective import Batch, Shape
-from models.options import AS_BEFORE, OPEN, Precision, R3Options, TrainOptions
+from models.options import AS_BEFORE, OPEN, R3Options, TrainOptions
 from models.precision import candidates, fastest
 from models.registry import build_objective
 
@@ -150,7 +150,7 @@ def choose(
             choice = _chosen(own, trials)
     if begun is not None and choice.kind == begun["kind"]:
         choice = _settled_as(choice, _as_begun(begun))
-    return _precision_settled(_block_settled(choice, trials), trials)
+    return _open_settled(choice, trials)
 
 
 def _chosen(own: Mapping[str, Any], trials: Trials) -> Choice:
@@ -167,7 +167,7 @@ def _chosen(own: Mapping[str, Any], trials: Trials) -> Choice:
     spent = math.inf if trials.budget_images is None else trials.budget_images
     speed = ""
     if trials.budget_s is not None:
-        settled = _precision_settled(_block_settled(Choice(name, candidate, ()), trials), trials)
+        settled = _open_settled(Choice(name, candidate, ()), trials)
         rate = trials.images_per_s(name, settled.options)
         spent, speed = min(spent, rate * trials.budget_s), f" at {rate:,.0f} images/s"
     passes = spent / manifest.count
@@ -239,29 +239,31 @@ def _settled_as(choice: Choice, begun: TrainOptions) -> Choice:
     return replace(choice, options=choice.options.model_copy(update=still))
 
 
-def _precision_settled(choice: Choice, trials: Trials) -> Choice:
-    """The same with the precision chosen by its speed on this device, where it was left open."""
-    if choice.options.precision != "auto":
+def _open_settled(choice: Choice, trials: Trials) -> Choice:
+    """The same with what was left open, gan-r3's block and the precision, chosen by its speed on this device."""
+    choice = _settled(choice, trials, "block", ("dense", "grouped"), _fastest_block, " blocks")
+    return _settled(choice, trials, "precision", candidates(trials.device), fastest)
+
+
+def _settled(
+    choice: Choice,
+    trials: Trials,
+    option: str,
+    values: Sequence[str],
+    best_of: Callable[[Mapping[str, float]], str],
+    called: str = "",
+) -> Choice:
+    """The same with one option of these values, where it was left open and trying them pays."""
+    if getattr(choice.options, option, None) != "auto":
         return choice
-    variants: dict[Precision, TrainOptions] = {
-        precision: choice.options.model_copy(update={"precision": precision}) for precision in candidates(trials.device)
-    }
-    if len(variants) == 1 or not trials.pay(choice.options):
-        return replace(choice, options=variants["fp32"])
-    speeds = {name: trials.images_per_s(choice.kind, options) for name, options in variants.items()}
-    best = fastest(speeds)
-    reason = f"{best}: " + ", ".join(f"{name} {speed:,.0f} images/s" for name, speed in speeds.items())
+    if len(values) == 1 or not trials.pay(choice.options):
+        return replace(choice, options=choice.options.model_copy(update={option: OPEN[option]}))
+    variants = {value: choice.options.model_copy(update={option: value}) for value in values}
+    speeds = {value: trials.images_per_s(choice.kind, options) for value, options in variants.items()}
+    best = best_of(speeds)
+    reason = f"{best}{called}: " + ", ".join(f"{value} {speed:,.0f} images/s" for value, speed in speeds.items())
     return Choice(choice.kind, variants[best], (*choice.reasons, reason))
 
 
-def _block_settled(choice: Choice, trials: Trials) -> Choice:
-    """The same with gan-r3's block chosen by its speed on this device, where it was left open."""
-    if not isinstance(choice.options, R3Options) or choice.options.block != "auto":
-        return choice
-    if not trials.pay(choice.options):
-        return replace(choice, options=choice.options.model_copy(update={"block": OPEN["block"]}))
-    variants = {style: choice.options.model_copy(update={"block": style}) for style in ("dense", "grouped")}
-    speeds = {style: trials.images_per_s(choice.kind, options) for style, options in variants.items()}
-    best = max(speeds, key=lambda style: speeds[style])
-    reason = f"{best} blocks: " + ", ".join(f"{style} {speed:,.0f} images/s" for style, speed in speeds.items())
-    return Choice(choice.kind, variants[best], (*choice.reasons, reason))
+def _fastest_block(images_per_s: Mapping[str, float]) -> str:
+    return max(images_per_s, key=lambda style: images_per_s[style])

@@ -53,7 +53,7 @@ def candidates(device: torch.device) -> tuple[Precision, ...]:
     return ("fp32", "bf16") if multiplies else ("fp32",)
 
 
-def fastest(images_per_s: Mapping[Precision, float]) -> Precision:
+def fastest(images_per_s: Mapping[str, float]) -> str:
     """The precision to train with: fp32, unless another is clearly faster."""
     best = max(images_per_s, key=lambda precision: images_per_s[precision])
     return best if images_per_s[best] >= LEAST_GAIN * images_per_s["fp32"] else "fp32"
