@@ -27,7 +27,8 @@ FIRST_IMAGES = (
     .where(records.Image.job_id.in_(WANTED), records.Image.position < IMAGES_SHOWN)
     .order_by(records.Image.job_id, records.Image.position)
 )
-# Columns, not records: most requests are for one picture, whose answer says no more of its job than this.
+# Columns, not records: most requests are for one picture, whose answer says no more of its job than this. The status is read
+# and not asked for: of many jobs SQLite would then look for all that have it.
 JOB, IMAGE = cast(Table, records.Job.__table__).c, cast(Table, records.Image.__table__).c
 MADE = select(JOB.id.label("job_id"), JOB.status, IMAGE.id.label("image_id"), IMAGE.sha256, IMAGE.blob).where(
     JOB.id.in_(WANTED), IMAGE.job_id == JOB.id, IMAGE.position == 0

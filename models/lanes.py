@@ -23,7 +23,7 @@ Compute = Callable[[Tensor, Tensor | None], Tensor]  # from latents [N, D] and l
 class Lanes:
     """Threads with operations of their own, among which batches are shared out.
 
-    No share has fewer than FEWEST pictures.
+    No share of several has fewer than FEWEST pictures.
 
     Args:
         threads: how many, the caller's not counted: it computes by itself what is one share only.
