@@ -55,9 +55,13 @@ def print_figures(figures: Sequence[Figure], as_json: bool, quick: bool) -> None
     table = Table("figure", "value", "bar", "ok", "note", title="smoke: the numbers mean nothing" if quick else None)
     words = {True: "yes", False: "NO", None: "-"}
     for figure in figures:
-        value = "-" if figure.value is None else f"{figure.value:.3g}"
+        value = "-" if figure.value is None else _short(figure.value)
         table.add_row(figure.name, value, figure.bar, words[figure.ok], figure.note)
     Console(highlight=False).print(table)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.cells import FASHION_S, PLAIN, PYTHAE, SHORT_S, SPEED, TURN_S, Cell, Plan
-from bench.figures import Figure, Figures
+from bench.figures import Figure, Figures, print_figures
 from bench.results import Results
 
 PLAN = Plan()
@@ -104,3 +104,9 @@ def test_cells_have_keys_of_their_own() -> None:
     for plan in (Plan(), Plan(quick=True), Plan(device="cuda"), Plan(images=1000)):
         keys = [cell.key for cell in plan.cells()]
         assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1000.0, "1,000"), (999.0, "999"), (0.0905, "0.0905"), (1.389, "1.39")])
+def test_a_table_shows_figures_short_and_whole(value: float, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_figures([Figure("modes", value, "-", None)], as_json=False, quick=False)
+    assert shown in capsys.readouterr().out.split()
