@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-from sqlalchemy import BindParameter, Row, Table, bindparam, select
+from sqlalchemy import BindParameter, Row, bindparam, select
 
 from app.backlog import Backlog
 from app.jobs import IMAGES_SHOWN
@@ -18,6 +18,7 @@ from store import jobs, records
 from store.errors import BlobNotFound, JobNotFound, StoreError
 from store.records import JobStatus
 from store.resources import Resources
+from store.slices import IMAGES, JOB
 
 # Built once: to build a statement costs more than to execute it.
 WANTED: BindParameter[Any] = bindparam("wanted", expanding=True)
@@ -29,9 +30,8 @@ FIRST_IMAGES = (
 )
 # Columns, not records: most requests are for one picture, whose answer says no more of its job than this. The status is read
 # and not asked for: of many jobs SQLite would then look for all that have it.
-JOB, IMAGE = cast(Table, records.Job.__table__).c, cast(Table, records.Image.__table__).c
-MADE = select(JOB.id.label("job_id"), JOB.status, IMAGE.id.label("image_id"), IMAGE.sha256, IMAGE.blob).where(
-    JOB.id.in_(WANTED), IMAGE.job_id == JOB.id, IMAGE.position == 0
+MADE = select(JOB.id.label("job_id"), JOB.status, IMAGES.c.id.label("image_id"), IMAGES.c.sha256, IMAGES.c.blob).where(
+    JOB.id.in_(WANTED), IMAGES.c.job_id == JOB.id, IMAGES.c.position == 0
 )
 
 
@@ -94,20 +94,19 @@ class Intake:
 def look_together(resources: Resources, asked: Sequence[Asked]) -> list[Seen | Made | Exception]:
     """Look at sample jobs, all at one moment; JobNotFound among the answers is for one that is gone."""
     pictures = [one.job_id for one in asked if one.content]
+    made: dict[Asked, Row[*tuple[Any, ...]]] = {}
+    rows: dict[str, records.Job] = {}
+    images: dict[str, list[records.Image]] = {}
     with resources.database.snapshot() as session:
-        found = session.execute(MADE, {"wanted": pictures}) if pictures else ()
-        made = {row.job_id: row for row in found if row.status is JobStatus.SUCCEEDED}
-        wanted = [one.job_id for one in asked if not (one.content and one.job_id in made)]
-        rows: dict[str, records.Job] = {}
-        images: dict[str, list[records.Image]] = {}
-        if wanted:
+        if pictures:
+            found = session.execute(MADE, {"wanted": pictures})
+            made = {Asked(row.job_id, content=True): row for row in found if row.status is JobStatus.SUCCEEDED}
+        if wanted := [one.job_id for one in asked if one not in made]:
             rows = {job.id: job for job in session.scalars(JOBS, {"wanted": wanted})}
             for image in session.scalars(FIRST_IMAGES, {"wanted": wanted}):
                 images.setdefault(image.job_id, []).append(image)
     return [
-        _made(resources, made[one.job_id])
-        if one.content and one.job_id in made
-        else _seen(one, rows.get(one.job_id), images.get(one.job_id, []))
+        _made(resources, made[one]) if one in made else _seen(one, rows.get(one.job_id), images.get(one.job_id, []))
         for one in asked
     ]
 

@@ -200,15 +200,15 @@ def test_a_picture_that_is_made_comes_with_its_bytes_to_who_asks_for_them(
     assert (row.has_ended, [image.id for image in row.images]) == (True, ["img_a"])
 
 
-def test_a_look_reads_no_more_of_the_tables_than_was_asked_for(resources: Resources) -> None:
+def test_a_look_reads_no_more_of_the_tables_than_was_asked_for(sqlite_url: str) -> None:
     """Given a SQLite without statistics, I expect its plan for many jobs to find each by its id."""
-    if not resources.database.is_sqlite:
-        pytest.skip("PostgreSQL plans by what its tables hold")
+    database = Database(sqlite_url)
     names = [f"job_{number}" for number in range(100)]
     for statement in (MADE, FIRST_IMAGES):
         binds = {"literal_binds": True}
-        asked = statement.params(wanted=names).compile(resources.database._engine, compile_kwargs=binds)
-        with resources.database.snapshot() as session:
+        asked = statement.params(wanted=names).compile(database._engine, compile_kwargs=binds)
+        with database.snapshot() as session:
             plan = [row.detail for row in session.execute(text(f"EXPLAIN QUERY PLAN {asked}"))]
         assert plan
         assert all(re.search(r"\((job_)?id=\?", step) for step in plan), plan
+    database.close()
