@@ -1,4 +1,7 @@
-"""Submitting a job: once for each Idempotency-Key, told and rung for after the commit."""
+"""Submitting a job: once for each Idempotency-Key, rung for after the commit.
+
+The bus is not told of new jobs: nobody follows what nobody knows yet, and whoever does later begins with the row.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from app.webhooks import Webhook, url_of
 from store import records, webhooks
 from store.queue import LANE_OF
 from store.records import DEFAULT_ACCOUNT
-from store.resources import Resources, status_notice
+from store.resources import Resources
 
 LOCATION: Final = {"Location": {"description": "Path of what was made.", "schema": {"type": "string"}}}
 LONGEST_KEY = 200  # characters of its column
@@ -91,7 +94,7 @@ class Submission:
 def submit_together(
     resources: Resources, backlog: Backlog, quotas: Quotas, submissions: Sequence[Submission]
 ) -> list[tuple[records.Job, bool] | Exception]:
-    """Make jobs in one transaction, tell of all at once, and ring once.
+    """Make jobs in one transaction, and ring once.
 
     Returns:
         For each as `submit` does; what it was refused with instead, where it was.
@@ -104,7 +107,6 @@ def submit_together(
         made = _submit_all(resources, backlog, quotas, submissions)  # its job is found now
     new = [answer[0] for answer in made if not isinstance(answer, Exception) and answer[1]]
     if new:
-        resources.tell(*map(status_notice, new), quietly=True)  # each reader of news would wake for every request
         resources.ring(*{LANE_OF[job.kind] for job in new})
     if not all(isinstance(answer, Exception) for answer in made):
         # While a worker begins. Whoever asked is told only after that, also of a job that another process has just made.
@@ -165,7 +167,6 @@ def submit(
         # Another request with the key was faster: find its job.
         job, is_new = _submit(resources, idempotency, create, wish, url)
     if is_new:
-        resources.tell(status_notice(job))
         resources.ring(LANE_OF[job.kind])
     return job, is_new
 

@@ -41,9 +41,7 @@ for at = 6, #ARGV, 3 do
 end
 for _, job in ipairs(order) do
   redis.call('EXPIRE', stream .. job, keep_s)
-  if news_length ~= '0' then
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', news_length, '*', 'job', job, 'ended', over[job])
-  end
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', news_length, '*', 'job', job, 'ended', over[job])
 end
 """
 
@@ -86,13 +84,8 @@ class Watch(Protocol):
 class EventBus(Protocol):
     """What every bus can do. Every method raises RedisUnavailable when the bus does not answer."""
 
-    def publish(self, *notices: Notice, quietly: bool = False) -> None:
-        """Keeps the notices, in order, and wakes the watchers. A connection that breaks may keep them twice.
-
-        Args:
-            notices: what to tell.
-            quietly: wake nobody, as of jobs that nobody knows yet; who looks later finds the notices.
-        """
+    def publish(self, *notices: Notice) -> None:
+        """Keeps the notices, in order, and wakes the watchers. A connection that breaks may keep them twice."""
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:
         """The job's events after the event `after`, oldest first; all that are kept when None.
@@ -145,7 +138,7 @@ class RedisBus:
         self._outage = outage or Outage()
         self._publish = self._redis.register_script(PUBLISH)
 
-    def publish(self, *notices: Notice, quietly: bool = False) -> None:
+    def publish(self, *notices: Notice) -> None:
         told = [
             field
             for notice in notices
@@ -154,8 +147,7 @@ class RedisBus:
         with self._outage.guarding():
             for start in range(0, len(told), 3 * MOST_TOLD):
                 part = told[start : start + 3 * MOST_TOLD]
-                news_length = 0 if quietly else NEWS_LENGTH
-                self._publish(keys=[NEWS], args=[STREAM, HISTORY_LENGTH, HISTORY_S, news_length, ENDED, *part])
+                self._publish(keys=[NEWS], args=[STREAM, HISTORY_LENGTH, HISTORY_S, NEWS_LENGTH, ENDED, *part])
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:
         with self._outage.guarding():
@@ -210,15 +202,14 @@ class MemoryBus:
         self._events: dict[str, list[Event]] = defaultdict(list)
         self._told: list[tuple[str, bool]] = []
 
-    def publish(self, *notices: Notice, quietly: bool = False) -> None:
+    def publish(self, *notices: Notice) -> None:
         with self._news:
             for notice in notices:
                 kept = self._events[notice.job_id]
                 number = int(kept[-1].id.removesuffix("-0")) + 1 if kept else 1
                 kept.append(Event(f"{number}-0", notice.type, json.loads(json.dumps(notice.data))))
                 del kept[:-HISTORY_LENGTH]
-                if not quietly:
-                    self._told.append((notice.job_id, notice.type == ENDED))
+                self._told.append((notice.job_id, notice.type == ENDED))
             self._news.notify_all()
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:

@@ -50,10 +50,10 @@ class Resources:
             counters=open_counters(settings.redis_url),
         )
 
-    def tell(self, *notices: Notice, quietly: bool = False) -> None:
-        """Publishes news, as `EventBus.publish` says. A bus that is away costs watchers the news, never the work."""
+    def tell(self, *notices: Notice) -> None:
+        """Publishes news. A bus that is away costs watchers the news, never the work."""
         try:
-            self.bus.publish(*notices, quietly=quietly)
+            self.bus.publish(*notices)
         except RedisUnavailable as error:
             log.warning("watchers were not told: %s", error)
 

@@ -120,15 +120,6 @@ def test_a_watch_says_which_jobs_have_ended(bus: EventBus) -> None:
         assert watch.next(5) == {"job_1": True, "job_2": False}
 
 
-def test_what_is_told_quietly_is_kept_and_wakes_nobody(bus: EventBus) -> None:
-    with bus.watch() as watch:
-        bus.publish(Notice("job_1", "progress", {"done": 1}), quietly=True)
-        tell(bus, "job_2", 2)
-
-        assert watch.next(5) == {"job_2": False}
-    assert numbers(bus, "job_1") == [1]
-
-
 def test_watches_do_not_take_news_from_each_other(bus: EventBus) -> None:
     with bus.watch() as one, bus.watch() as other:
         tell(bus, "job_1", 1)
