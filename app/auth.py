@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import FastAPI, Request, Security
 from fastapi.dependencies.models import Dependant
@@ -38,6 +38,15 @@ OPEN = frozenset(
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 OPEN_FOLDERS = tuple(path.removesuffix("*") for path in OPEN if path.endswith("/*"))
 
+
+class HasAccount(Protocol):
+    """A row, or what was read of one."""
+
+    @property
+    def account(self) -> str:
+        """Whose it is."""
+
+
 Owned = TypeVar("Owned", records.Dataset, records.Model, records.Job, records.Image)
 
 
@@ -55,7 +64,7 @@ class Caller:
         """Whether rows of every account are its own."""
         return records.Scope.ADMIN in self.scopes
 
-    def sees(self, row: Owned | None) -> bool:
+    def sees(self, row: HasAccount | None) -> bool:
         """Whether the row is there, as far as the caller may know."""
         return row is not None and (self.sees_all or row.account == self.account)
 

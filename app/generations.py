@@ -43,7 +43,7 @@ from app.errors import (
 from app.images import PICTURE_CONTENT, content_url, picture
 from app.intake import Asked, Intake, Made, Seen
 from app.jobs import Job, cancel, read, wait_for
-from app.models import find as find_model
+from app.models import Weights, find_weights
 from app.quotas import Wish
 from app.refusals import refusals
 from app.renditions import Rendition
@@ -260,23 +260,22 @@ def _submission(
 
     def create(session: Session, now: datetime) -> records.Job:
         # Locked, so that the model is not deleted between this check and the job that needs it.
-        model = find_model(session, caller, body.model, locked=True, parameter="/model")
+        model = find_weights(session, caller, body.model, parameter="/model")
         if model.checkpoint is None:
             raise ModelNotReady(
-                f"the model {model.id} has no weights yet, it is {model.status.value}",
+                f"the model {model.model_id} has no weights yet, it is {model.status.value}",
                 parameter="/model",
                 remedy="wait for the training's first checkpoint: `can_generate` of GET /v1/models/{id} is true then",
                 more={"model_status": model.status.value},
             )
         fits_a_batch = n <= settings.max_batch
-        return jobs.submit(
-            session,
+        return jobs.new(
             JobKind.SAMPLE,
             request_of(body, n, seed, lambda label, parameter: _label_index(model, label, parameter)),
             now=now,
             priority=body.priority or (JobPriority.INTERACTIVE if fits_a_batch else JobPriority.BATCH),
             deadline_at=_deadline(body.deadline_at, cancel_after_s, now),
-            model_id=model.id,
+            model_id=model.model_id,
             checkpoint=model.checkpoint,
             total=n,
             unit="images",
@@ -306,12 +305,14 @@ def _cancel(resources: Resources, caller: Caller, job_id: str) -> Job:
         return read(resources, caller, job_id)
 
 
-def _label_index(model: records.Model, label: Label | None, parameter: str) -> int | None:
+def _label_index(model: Weights, label: Label | None, parameter: str) -> int | None:
     if label is None:
         return None
     if model.classes is None:
         raise InvalidParameter(
-            f"{parameter[1:]}: the model {model.id} knows no classes", parameter=parameter, remedy="leave the label out"
+            f"{parameter[1:]}: the model {model.model_id} knows no classes",
+            parameter=parameter,
+            remedy="leave the label out",
         )
     if label in model.classes:
         return model.classes.index(str(label))
@@ -320,7 +321,7 @@ def _label_index(model: records.Model, label: Label | None, parameter: str) -> i
     if not 0 <= index < len(model.classes):
         known = ", ".join(f"{index} {name}" for index, name in enumerate(model.classes))
         raise InvalidParameter(
-            f"{parameter[1:]}: the model {model.id} has no class {label!r}",
+            f"{parameter[1:]}: the model {model.model_id} has no class {label!r}",
             parameter=parameter,
             remedy=f"give the index or the name of one of: {known}",
             more={"classes": model.classes},

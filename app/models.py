@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import select
+from sqlalchemy import Table, bindparam, select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
@@ -26,6 +27,14 @@ from store.removal import delete_blobs
 from store.resources import Resources
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
+
+_MODEL = cast(Table, records.Model.__table__).c
+# Columns, not a record, by a statement that is built once: generations ask for it many times a second.
+WEIGHTS = (
+    select(_MODEL.id, _MODEL.account, _MODEL.status, _MODEL.checkpoint, _MODEL.classes)
+    .where(_MODEL.id == bindparam("model_id"))
+    .with_for_update()
+)
 
 EXAMPLE: dict[str, Any] = {
     "id": "mdl_019ad3a5f00d7b6e9c8d1e2f3a4b5c6d",
@@ -196,6 +205,17 @@ def _preview(resources: Resources, caller: Caller, model_id: str, if_none_match:
     return Response(resources.blobs.get(key), media_type="image/png", headers={**headers, "ETag": etag})
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What a generation needs to know of a model."""
+
+    model_id: str
+    account: str
+    status: ModelStatus
+    checkpoint: str | None  # None: there are none yet
+    classes: list[str] | None  # that can be asked for; None: it knows none
+
+
 def find(
     session: Session, caller: Caller, model_id: str, *, locked: bool = False, parameter: str = "model_id"
 ) -> records.Model:
@@ -204,15 +224,34 @@ def find(
     Raises:
         NotFound: there is none that the caller may see.
     """
-    ours: dict[str, records.Model] = session.info.setdefault("locked models", {})  # a session is one transaction
-    model = ours.get(model_id) or session.get(records.Model, model_id, with_for_update=True if locked else None)
-    if locked and model is not None:
-        ours[model_id] = model
+    model = session.get(records.Model, model_id, with_for_update=True if locked else None)
     if model is None or not caller.sees(model):
-        raise NotFound(
-            f"there is no model {model_id}",
-            code="model_not_found",
-            parameter=parameter,
-            remedy="GET /v1/models lists the models that there are",
-        )
+        raise _not_found(model_id, parameter)
     return model
+
+
+def find_weights(session: Session, caller: Caller, model_id: str, *, parameter: str) -> Weights:
+    """Return a model's weights, until the transaction ends nobody else's; they are looked up once in a transaction.
+
+    Raises:
+        NotFound: there is no such model that the caller may see.
+    """
+    found: dict[str, Weights] = session.info.setdefault("weights", {})  # a session is one transaction
+    weights = found.get(model_id)
+    if weights is None:
+        row = session.execute(WEIGHTS, {"model_id": model_id}).first()
+        if row is None:
+            raise _not_found(model_id, parameter)
+        weights = found[model_id] = Weights(*row)
+    if not caller.sees(weights):
+        raise _not_found(model_id, parameter)
+    return weights
+
+
+def _not_found(model_id: str, parameter: str) -> NotFound:
+    return NotFound(
+        f"there is no model {model_id}",
+        code="model_not_found",
+        parameter=parameter,
+        remedy="GET /v1/models lists the models that there are",
+    )

@@ -52,15 +52,19 @@ class Quotas:
             str, tuple[int, float]
         ] = {}  # bytes by account, and until when that is good enough (monotonic)
 
+    def has(self, wish: Wish) -> bool:
+        """Whether anything is counted for who wishes that."""
+        return any(self._of(wish.caller).values())
+
     def check(self, session: Session, wish: Wish, *, now: datetime) -> None:
         """Return where the account has enough left, counted within a writing transaction that is alone with its count.
 
         Raises:
             QuotaExceeded: it has not; says when to come again.
         """
-        quotas, account = self._of(wish.caller), wish.caller.account
-        if not any(quotas.values()):
+        if not self.has(wish):
             return
+        quotas, account = self._of(wish.caller), wish.caller.account
         self._resources.database.serialise(session, usage.LOCK)
         if wish.kind is JobKind.SAMPLE and (most := quotas["images_per_day"]):
             _check(

@@ -31,6 +31,7 @@ from store import records, webhooks
 from store.queue import LANE_OF
 from store.records import DEFAULT_ACCOUNT
 from store.resources import Resources
+from store.slices import submit_jobs
 
 LOCATION: Final = {"Location": {"description": "Path of what was made.", "schema": {"type": "string"}}}
 LONGEST_KEY = 200  # characters of its column
@@ -83,9 +84,8 @@ class Submission:
     """A job that is to be made together with others."""
 
     idempotency: Idempotency | None
-    create: Callable[
-        [Session, datetime], records.Job
-    ]  # refuses before it writes anything; is given the database's time
+    # Makes the job, in no session yet; may look, and refuses before it writes anything. It is given the database's time.
+    create: Callable[[Session, datetime], records.Job]
     wish: Wish  # what it uses up; its images are those that it adds to the line
     webhook: str | None = None  # URL that is told when the job has ended
     request_id: str | None = field(default_factory=tracing.current)  # of the request that asks for it
@@ -118,9 +118,17 @@ def _submit_all(
     resources: Resources, backlog: Backlog, quotas: Quotas, submissions: Sequence[Submission]
 ) -> list[tuple[records.Job, bool] | Exception]:
     made: list[tuple[records.Job, bool] | Exception] = []
+    unwritten: list[records.Job] = []
+
+    def write() -> None:
+        submit_jobs(session, unwritten)
+        unwritten.clear()
+
     with ExitStack() as places, resources.database.transaction(durable="flushed") as session:
         now = resources.database.now(session)
         for one in submissions:
+            if one.idempotency is not None or quotas.has(one.wish):
+                write()  # they look at what came before
             try:
                 with ExitStack() as place:
                     place.enter_context(backlog.place_for(one.wish.images))
@@ -128,13 +136,20 @@ def _submit_all(
                     if before is None:
                         quotas.check(session, one.wish, now=now)
                         job = one.create(session, now)
+                        job.request_id = one.request_id
+                        unwritten.append(job)
                         quotas.note(session, one.wish, now=now)
-                        made.append((_complete(session, job, one.request_id, one.webhook), True))
+                        made.append((job, True))
                     else:
                         made.append((before, False))
                     places.push(place.pop_all())  # kept until the commit, and given back where that fails
             except AppError as refusal:
                 made.append(refusal)
+                continue
+            if one.webhook is not None and before is None:
+                write()
+                webhooks.request(session, job, one.webhook, now=now)
+        write()
     return made
 
 
@@ -184,17 +199,12 @@ def _submit(
             return before, False
         now, quotas = resources.database.now(session), Quotas(resources)
         quotas.check(session, wish, now=now)
-        job = _complete(session, create(session), tracing.current(), webhook)
+        job = create(session)
+        job.request_id = tracing.current()
+        if webhook is not None:
+            webhooks.request(session, job, webhook, now=now)
         quotas.note(session, wish, now=now)
         return job, True
-
-
-def _complete(session: Session, job: records.Job, request_id: str | None, webhook: str | None) -> records.Job:
-    """What every new job is given besides what makes it."""
-    job.request_id = request_id
-    if webhook is not None:
-        webhooks.request(session, job, webhook, now=job.created_at)
-    return job
 
 
 def _made_before(session: Session, idempotency: Idempotency | None) -> records.Job | None:

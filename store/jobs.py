@@ -5,10 +5,10 @@ Each function works inside the caller's transaction and commits nothing. Whoever
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from sqlalchemy import BindParameter, ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
@@ -53,6 +53,8 @@ UNDERSTOOD = 1
 
 DEADLINE = "deadline"  # error code of a job that was canceled because nobody wants it any more
 
+Given = ParamSpec("Given")
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -82,8 +84,7 @@ def in_time(now: datetime | BindParameter[Any]) -> ColumnElement[bool]:
     return or_(deadline_at.is_(None), deadline_at > now)
 
 
-def submit(
-    session: Session,
+def new(
     kind: JobKind,
     request: Mapping[str, Any],
     *,
@@ -100,10 +101,9 @@ def submit(
     account: str = DEFAULT_ACCOUNT,
     needs: int = 1,
 ) -> Job:
-    """Return a new queued job, complete once the transaction is. Ring `LANE_OF[kind]` after the commit.
+    """Return a new queued job, which is in no session yet.
 
     Args:
-        session: a writing transaction.
         kind: what to do.
         request: its parameters, JSON.
         now: the database's time.
@@ -119,7 +119,7 @@ def submit(
         account: whose it is, and what it makes.
         needs: what a worker must have understood to do it, as in UNDERSTOOD.
     """
-    job = Job(
+    return Job(
         id=job_id or new_id("job"),
         account=account,
         kind=kind,
@@ -137,9 +137,25 @@ def submit(
         created_at=now,
         turn_at=turn_at(priority, now),
         needs=needs,
+        fence=0,
+        attempts=0,
+        cancel_requested=False,
+        cursor=0,
+        done=0.0,
     )
-    session.add(job)  # and not flushed: those of one transaction are written by one statement
-    return job
+
+
+def _added(make: Callable[Given, Job]) -> Callable[Concatenate[Session, Given], Job]:
+    def submit(session: Session, /, *args: Given.args, **kwargs: Given.kwargs) -> Job:
+        job = make(*args, **kwargs)
+        session.add(job)
+        return job
+
+    return submit
+
+
+#: Adds a new queued job, as `new` makes it, to a writing transaction; ring `LANE_OF[kind]` after the commit.
+submit = _added(new)
 
 
 def claim(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 from app import submissions as module
 from app.auth import EVERYBODY
 from app.backlog import Backlog
-from app.errors import InvalidParameter, KeyReused, QueueFull
+from app.errors import InvalidParameter, KeyReused, QueueFull, QuotaExceeded
 from app.intake import FIRST_IMAGES, MADE, Asked, Made, Seen, look_together
 from app.quotas import Quotas, Wish
 from app.submissions import Idempotency, Submission, submit_together
@@ -43,8 +44,8 @@ def backlog(resources: Resources) -> Backlog:
 
 def generation(name: str, *, key: str | None = None, images: int = 1) -> Submission:
     def create(session: Session, now: datetime) -> records.Job:
-        return jobs.submit(
-            session, JobKind.SAMPLE, {"name": name}, now=now, model_id="m", checkpoint="c", total=images,
+        return jobs.new(
+            JobKind.SAMPLE, {"name": name}, now=now, model_id="m", checkpoint="c", total=images,
             idempotency=idempotency.columns if idempotency is not None else None, job_id=f"job_{name}",
         )  # fmt: skip
 
@@ -128,6 +129,36 @@ def test_one_key_twice_in_a_group_makes_one_job(resources: Resources, backlog: B
     assert count(resources) == 1
 
 
+def test_a_group_is_counted_job_by_job(resources: Resources, backlog: Backlog) -> None:
+    caller = replace(EVERYBODY, limits={"queued_jobs": 2})
+    group = [replace(one, wish=Wish(caller, JobKind.SAMPLE, images=1)) for one in map(generation, "abc")]
+
+    made = submit_together(resources, backlog, Quotas(resources), group)
+
+    assert [type(answer) for answer in made] == [tuple, tuple, QuotaExceeded]
+    assert count(resources) == 2
+
+
+def test_who_is_to_be_told_of_one_of_a_group_is_written_with_it(resources: Resources, backlog: Backlog) -> None:
+    group = [generation("a"), replace(generation("b"), webhook="https://example.org/told"), generation("c")]
+
+    submit_together(resources, backlog, Quotas(resources), group)
+
+    with resources.database.snapshot() as session:
+        assert session.scalars(select(records.Webhook.job_id)).all() == ["job_b"]
+    assert count(resources) == 3
+
+
+def test_what_is_answered_of_a_new_job_is_what_its_row_says(resources: Resources, backlog: Backlog) -> None:
+    [answer] = submit_together(resources, backlog, Quotas(resources), [generation("a", key="k", images=3)])
+
+    assert isinstance(answer, tuple)
+    with resources.database.snapshot() as session:
+        row = session.get_one(records.Job, "job_a")
+        names = records.Job.__table__.columns.keys()
+        assert {name: getattr(answer[0], name) for name in names} == {name: getattr(row, name) for name in names}
+
+
 def test_a_key_that_another_process_was_faster_with_costs_the_others_nothing(
     resources: Resources, backlog: Backlog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +185,7 @@ def test_a_commit_that_fails_gives_the_places_back(
         raise DatabaseUnavailable("it is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "submit", fail)
+        patch.setattr(module, "submit_jobs", fail)
         with pytest.raises(DatabaseUnavailable):
             submit_together(resources, backlog, Quotas(resources), [generation("a", images=LIMIT)])
 
