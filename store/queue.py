@@ -2,13 +2,21 @@
 
 Bells coalesce: while one lies unread in a lane, ringing again adds none. Whoever takes it claims after that, so it also
 finds what was committed before the second ring. (docs/decisions/0003-doorbells.md has the whole argument.)
+
+A bell is a message of Celery's, which a Celery worker hears as its task. It is always the same one, so it is made once, and
+laid into its lane by one command of Redis's: to publish one anew took Celery longer than all else about a lone request.
 """
 
 from __future__ import annotations
 
+import base64
 import enum
+import json
+import threading
+import uuid
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Protocol
 
 from celery import Celery
@@ -19,9 +27,15 @@ from store.outage import Outage
 from store.records import JobKind
 
 BROKER_ANSWER_S = 5  # how long Redis may take to answer a worker, whose look at its queue lasts a second
-PUBLISH_ANSWER_S = (
-    0.5  # and to take a bell, right after it said how many lie there: whoever waits for it may be a request
-)
+
+LONGEST_TAKE_S = 1.0  # below ANSWER_S, which its answer must not take longer than
+
+# Lays down a bell where none lies.
+RING = """
+if redis.call('LLEN', KEYS[1]) == 0 then
+  redis.call('LPUSH', KEYS[1], ARGV[1])
+end
+"""
 
 
 class Lane(enum.StrEnum):
@@ -61,6 +75,14 @@ class Queue(Protocol):
     def waiting(self, lane: Lane) -> int:
         """How many bells lie unread. Raises RedisUnavailable."""
 
+    def take(self, lane: Lane, timeout_s: float) -> bool:
+        """Takes a bell off the lane, as its workers do; whether one lay there or came in time. Raises RedisUnavailable.
+
+        Args:
+            lane: whose.
+            timeout_s: how long to wait for one, at most LONGEST_TAKE_S seconds.
+        """
+
     def close(self) -> None:
         """Closes every connection."""
 
@@ -75,52 +97,83 @@ class CeleryQueue:
             redis_url: the broker's.
             outage: shared with other clients of the same Redis; None: its own.
         """
-        self._celery = celery_app(redis_url, answer_s=PUBLISH_ANSWER_S)
         self._redis = connect(redis_url)
         self._outage = outage or Outage()
+        self._ring = self._redis.register_script(RING)
 
     def ring(self, lane: Lane) -> None:
-        if self.waiting(lane):
-            return
         with self._outage.guarding(", so no worker was woken"):
-            self._celery.send_task(lane.queue_name, queue=lane.queue_name, ignore_result=True)
+            self._ring(keys=[lane.queue_name], args=[bell(lane)])
 
     def waiting(self, lane: Lane) -> int:
         with self._outage.guarding():
             length: Any = self._redis.llen(lane.queue_name)
         return int(length)
 
+    def take(self, lane: Lane, timeout_s: float) -> bool:
+        with self._outage.guarding():
+            taken: Any = self._redis.brpop([lane.queue_name], max(0.01, timeout_s))  # 0 would wait for ever
+        return taken is not None
+
     def close(self) -> None:
         self._redis.close()
-        self._celery.close()
 
 
 class MemoryQueue:
-    """The twin of CeleryQueue for tests: bells are counted, and taken by hand."""
+    """The twin of CeleryQueue for tests."""
 
     def __init__(self) -> None:
         self._bells: Counter[Lane] = Counter()
+        self._rung = threading.Condition()
 
     def ring(self, lane: Lane) -> None:
-        self._bells[lane] = 1
+        with self._rung:
+            self._bells[lane] = 1
+            self._rung.notify_all()
 
     def waiting(self, lane: Lane) -> int:
         return self._bells[lane]
 
-    def take(self, lane: Lane) -> bool:
-        """Takes the bell off the lane, as a worker would; whether there was one."""
-        return self._bells.pop(lane, 0) > 0
+    def take(self, lane: Lane, timeout_s: float) -> bool:
+        with self._rung:
+            self._rung.wait_for(lambda: self._bells[lane] > 0, timeout_s)
+            return self._bells.pop(lane, 0) > 0
 
     def close(self) -> None:
         """Nothing to close."""
 
 
-def celery_app(redis_url: str, *, answer_s: float = BROKER_ANSWER_S) -> Celery:
-    """The Celery application that producers and workers share; worker/tasks.py registers the tasks.
+@cache
+def bell(lane: Lane) -> str:
+    """Return the lane's bell as it lies in Redis: a call of the one task of its name, without arguments.
+
+    Source: Celery, Message Protocol, version 2; around it what kombu's transport for Redis puts around every message.
+    """
+    number = str(uuid.uuid4())
+    message = Celery(set_as_current=False).amqp.as_task_v2(number, lane.queue_name, ignore_result=True)
+    properties = message.properties | {
+        "delivery_info": {"exchange": "", "routing_key": lane.queue_name},
+        "delivery_mode": 2,
+        "delivery_tag": number,
+        "priority": 0,
+        "body_encoding": "base64",
+    }
+    return json.dumps(
+        {
+            "body": base64.b64encode(json.dumps(message.body).encode()).decode(),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": message.headers,
+            "properties": properties,
+        }
+    )
+
+
+def celery_app(redis_url: str) -> Celery:
+    """The Celery application of every worker; worker/tasks.py registers the tasks.
 
     Args:
         redis_url: the broker's.
-        answer_s: how long it may take to answer, in seconds.
     """
     app = Celery("darkroom", broker=redis_url, set_as_current=False)
     app.conf.update(
@@ -142,11 +195,10 @@ def celery_app(redis_url: str, *, answer_s: float = BROKER_ANSWER_S) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "socket_timeout": answer_s,
-            "socket_connect_timeout": min(answer_s, CONNECT_S),
+            "socket_timeout": BROKER_ANSWER_S,
+            "socket_connect_timeout": CONNECT_S,
             "health_check_interval": 15,
         },
-        task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
     )
     return app
 

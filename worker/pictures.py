@@ -35,6 +35,7 @@ class Batch:
     classes: Sequence[str] | None  # what labels are called
     images_seen: int  # by the weights that made them
     started: float  # when rendering began, seconds of the monotonic clock
+    untold: tuple[Notice, ...] = ()  # what else there is to tell of its jobs, before the pictures
 
     def split(self) -> list[Batch]:
         """Each slice as a batch of its own."""
@@ -97,7 +98,8 @@ class PictureStore:
                     part.start,
                     part.end - 1,
                 )
-        self._resources.tell(*(notice for outcome in outcomes for notice in _notices(outcome, by_job[outcome.job_id])))
+        made = (notice for outcome in outcomes for notice in _notices(outcome, by_job[outcome.job_id]))
+        self._resources.tell(*(notice for notice in batch.untold if notice.job_id in stored), *made)
         self._statistics.note_batch(len(files), batch.started)
         return outcomes
 

@@ -13,15 +13,15 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.errors import ModelsError
 from models.lanes import at_once
 from models.sampling import Rendering
 from store import jobs
-from store.errors import BlobNotFound, LeaseLost, StorageFull, Unavailable
+from store.errors import BlobNotFound, LeaseLost, RedisUnavailable, StorageFull, Unavailable
 from store.events import Notice
-from store.queue import Lane
+from store.queue import LONGEST_TAKE_S, Lane
 from store.resources import status_notice
 from store.slices import Slice, claim_slices, last_weights, work_waits
 from worker.errors import Beyond, failure, fault
@@ -33,6 +33,7 @@ from worker.running import Station, put_back
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 0.5
+LINGER_S = 5.0  # without a bell, after which a sampler leaves them to Celery again
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,25 @@ class UnderWay:
     slices: tuple[Slice, ...]  # of one model
     begun: Future[Rendering]  # done; it raises what beginning with them raised
     started: float  # seconds of the monotonic clock
+    untold: tuple[Notice, ...] = ()  # that jobs are running, where their pictures follow at once
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing of it is left to be developed, be it that it failed."""
+        return self.begun.exception() is not None or self.begun.result().is_done
 
 
 class SliceSampler:
-    """Serves sample jobs on one device."""
+    """Serves sample jobs on one device.
 
-    def __init__(self, station: Station) -> None:
+    Args:
+        station: its worker.
+        linger_s: how long it listens for the next bell itself once nothing is queued, seconds: requests that come one by one
+            then wait for nothing that Celery does between two tasks.
+    """
+
+    def __init__(self, station: Station, *, linger_s: float = 0) -> None:
+        self._linger_s = linger_s
         settings = station.resources.settings
         self._station = station
         self._resources = station.resources
@@ -80,14 +94,15 @@ class SliceSampler:
             log.info("nothing was loaded beforehand: %s", error)
 
     def serve(self) -> None:
-        """Renders until nothing is queued, or the worker drains; then hands back what is unfinished.
+        """Renders until nothing is queued and no bell rings any more, or the worker drains; then hands back what is unfinished.
 
         What its surroundings fail it for goes back into the line, and after a pause it claims again.
         """
         while not self._station.draining.is_set():
             try:
                 self._serve()
-                break
+                if not self._hears():
+                    break
             except (Unavailable, StorageFull, Beyond) as error:
                 log.error("sampling stopped: %s", error)  # expected, no traceback
                 self._settle()
@@ -98,6 +113,17 @@ class SliceSampler:
                 self._hand_back()
                 raise
 
+    def _hears(self) -> bool:
+        """Whether a bell has rung before it was time to stop listening."""
+        until = time.monotonic() + self._linger_s
+        try:
+            while not self._station.draining.is_set() and (left_s := until - time.monotonic()) > 0:
+                if self._resources.queue.take(Lane.SAMPLE, min(left_s, LONGEST_TAKE_S)):
+                    return True
+        except RedisUnavailable as error:
+            log.warning("no bell is heard: %s", error)  # Celery goes on trying
+        return False
+
     def _serve(self) -> None:
         before: UnderWay | None = None
         finishing: Future[None] | None = None
@@ -105,22 +131,27 @@ class SliceSampler:
         while not self._station.draining.is_set():
             if any(map(self._station.heartbeat.is_canceled, self._station.heartbeat.held())):
                 self._end_canceled()
-            slices = self._claim(look_first=not just_rung)
+            slices, news = self._claim(look_first=not just_rung)
             just_rung = False
             suspect = any(part.claim.attempt > 1 and part.start == part.claim.cursor for part in slices)
             if suspect:  # what may be poison finds nothing else in the making
                 self._wait(self._pass_on(before, finishing))
                 before = finishing = None
-            begun = self._begin(slices) if slices else None
+            begun = self._begin(slices, news) if slices else None
             if not (begun or before or finishing):
                 break
             if before is None and begun is None:
                 self._wait(finishing)  # whether its jobs go on is known only when it is stored
                 finishing = None
+                if not self._latest:  # they do not; and what is new has rung
+                    break
             finishing = self._pass_on(before, finishing)
             before = begun
             if begun is not None and (suspect or not self._makes_room(begun)):
                 finishing, before = self._pass_on(begun, finishing), None
+                if sum(part.count for part in slices) == 1:  # to look for more meanwhile would hold up who asks alone
+                    self._wait(finishing)
+                    finishing = None
         self._wait(self._pass_on(before, finishing))
         self._settle()
         self._end_canceled()
@@ -143,8 +174,8 @@ class SliceSampler:
         """Waits until nothing is behind any more."""
         self._behind.submit(lambda: None).result()
 
-    def _claim(self, *, look_first: bool) -> list[Slice]:
-        """The next batch; `look_first`: where it is likely that there is none."""
+    def _claim(self, *, look_first: bool) -> tuple[list[Slice], list[Notice]]:
+        """The next batch, and that its jobs are running now; `look_first`: where it is likely that there is none."""
         resources, heartbeat = self._resources, self._station.heartbeat
         settings, database = resources.settings, resources.database
         latest = dict(self._latest)
@@ -152,7 +183,7 @@ class SliceSampler:
         if look_first and not unfinished:
             with database.snapshot() as session:  # which takes no lock from those who submit or commit
                 if not work_waits(session):
-                    return []
+                    return [], []
         statistics = self._station.statistics
         # A claim that a power cut undoes is a lease that is free again, and nothing was made under it.
         with statistics.stage("claim"), database.transaction(durable="eventually") as session:
@@ -172,21 +203,24 @@ class SliceSampler:
             self._latest[part.claim.job_id] = part
             if part.claim.job_id not in latest and part.claim.attempt == 1:
                 statistics.note_wait(part.claim.waited_s)
-        notices = [status_notice(job) for job in late]
-        notices += [
+        if late:
+            self._behind.submit(resources.tell, *map(status_notice, late))
+        if sum(part.count for part in slices) == settings.max_batch:
+            self._behind.submit(resources.ring, Lane.SAMPLE)  # a full batch may leave work behind: wake another device
+        return slices, [
             Notice(part.claim.job_id, "status", {"status": "running", "error": None})
             for part in slices
             if part.claim.job_id not in latest
         ]
-        if notices:
-            self._behind.submit(resources.tell, *notices)
-        if sum(part.count for part in slices) == settings.max_batch:
-            self._behind.submit(resources.ring, Lane.SAMPLE)  # a full batch may leave work behind: wake another device
-        return slices
 
-    def _begin(self, slices: Sequence[Slice]) -> UnderWay:
+    def _begin(self, slices: Sequence[Slice], news: Sequence[Notice] = ()) -> UnderWay:
         started = time.monotonic()
-        return UnderWay(tuple(slices), at_once(self._begin_rendering, slices), started)
+        begun = UnderWay(tuple(slices), at_once(self._begin_rendering, slices), started)
+        if begun.is_done:
+            return replace(begun, untold=tuple(news))
+        if news:
+            self._behind.submit(self._resources.tell, *news)
+        return begun
 
     def _begin_rendering(self, slices: Sequence[Slice]) -> Rendering:
         sampler = self._cache.get(slices[0].claim.checkpoint or "")
@@ -197,11 +231,9 @@ class SliceSampler:
     @staticmethod
     def _makes_room(made: UnderWay) -> bool:
         """Waits until a lane of the device is idle; returns whether another is still at work on the batch."""
-        if made.begun.exception() is not None:
-            return False
-        rendering = made.begun.result()
-        rendering.wait_for_room()
-        return not rendering.is_done
+        if not made.is_done:
+            made.begun.result().wait_for_room()
+        return not made.is_done
 
     def _collect(self, made: UnderWay) -> list[Batch]:
         """The slices developed, in one batch where that works, else each alone; those that can't be fail."""
@@ -225,7 +257,7 @@ class SliceSampler:
         pictures = tuple(rendering.pictures())
         self._station.statistics.note_stage("render", time.monotonic() - rendering.started)
         generator = rendering.generator
-        return Batch(made.slices, pictures, generator.classes, generator.images_seen, made.started)
+        return Batch(made.slices, pictures, generator.classes, generator.images_seen, made.started, made.untold)
 
     def _finish(self, batches: Sequence[Batch]) -> None:
         """Stores and commits batches; one of several jobs that can't be is tried again job by job."""

@@ -24,9 +24,9 @@ def register(app: Celery, lane: Lane, station: Station) -> None:
 # Each lane imports what it needs and no more: a process that imports pictures holds no PyTorch.
 def _server(lane: Lane, station: Station) -> Callable[[], None]:
     if lane is Lane.SAMPLE:
-        from worker.sampler import SliceSampler
+        from worker.sampler import LINGER_S, SliceSampler
 
-        sampler = SliceSampler(station)
+        sampler = SliceSampler(station, linger_s=LINGER_S)
         sampler.warm()
         return sampler.serve
     if lane is Lane.TRAIN:

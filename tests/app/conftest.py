@@ -256,7 +256,7 @@ class Service:
             if self.resources.blobs.keys(top):
                 self.resources.blobs.delete(top)
         for lane in Lane:
-            self.queue.take(lane)
+            self.queue.take(lane, 0)
         self.queue.rung.clear()
         for report in self.resources.reports.current():
             self.resources.reports.withdraw(report.name)

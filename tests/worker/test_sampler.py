@@ -21,7 +21,8 @@ from models import lanes
 from models.generator import Generator
 from models.sampling import Rendering, SampleItem, Sampler
 from store import jobs
-from store.queue import Lane
+from store.errors import RedisUnavailable
+from store.queue import Lane, MemoryQueue
 from store.records import Image, Job, JobKind, JobStatus
 from tests.worker.conftest import Desk
 from worker.generator_cache import GeneratorCache
@@ -358,3 +359,50 @@ def test_a_sampler_starts_although_nothing_can_be_loaded(desk: Desk, station: St
     sampler.serve()
     desk.resources.blobs.delete("models/mdl_squares")
     SliceSampler(station).warm()
+
+
+def test_a_sampler_that_lingers_hears_the_next_bell_itself(desk: Desk, station: Station) -> None:
+    """Given a sampler that has run out of work, I expect the next bell to be enough for it to go on, until it drains."""
+    desk.model()
+    queue, made = desk.resources.queue, [desk.sample_job(1, seed=0)]
+    thread = threading.Thread(target=SliceSampler(station, linger_s=60).serve)
+    thread.start()
+    with desk.resources.bus.watch() as watch:
+        for seed in (1, 2):
+            made.append(desk.sample_job(1, seed=seed))
+            queue.ring(Lane.SAMPLE)
+            heard: dict[str, bool] = {}
+            while not heard.get(made[-1]):
+                assert thread.is_alive()
+                heard |= watch.next(5)
+    station.draining.set()
+    thread.join(10)
+
+    assert not thread.is_alive()
+    assert {desk.job(job_id).status for job_id in made} == {JobStatus.SUCCEEDED}
+
+
+def test_a_sampler_whose_redis_is_away_leaves_the_bells_to_celery(
+    desk: Desk, station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: object, lane: Lane, timeout_s: float) -> bool:
+        raise RedisUnavailable("it is away")
+
+    monkeypatch.setattr(MemoryQueue, "take", away)
+    desk.model()
+    job_id = desk.sample_job(1)
+    SliceSampler(station, linger_s=60).serve()
+
+    assert desk.job(job_id).status is JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("count", [1, 8, 20])
+def test_who_follows_a_job_hears_that_it_runs_before_its_pictures(
+    desk: Desk, sampler: SliceSampler, count: int
+) -> None:
+    desk.model()
+    job_id = desk.sample_job(count)
+    sampler.serve()
+
+    told = [event for event in desk.events(job_id) if event != "progress"]
+    assert told == ["status", *["image"] * count, "done"]
