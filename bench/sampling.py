@@ -82,12 +82,17 @@ def main(
         run = Run(Path(folder), seconds, quick)
         before = json.loads(results.read_text()) if results.exists() else {}
         tried = run.sweep() if sweep or "sweep" not in before else before["sweep"]
-        found = {"machine": machine("cpu"), "commit": commit(), "sweep": tried, "direct": run.direct()}
+        found = {"machine": machine("cpu"), "commit": commit(), "sweep": tried}
         taken: dict[str, list[Round]] = {}
+        alone: list[dict[str, float]] = []
         for number in range(rounds):
+            alone.append(
+                run.direct()
+            )  # in each round: machines that others use too are faster in one minute than in the next
             for contestant in run.contestants(tried):
                 say(f"round {number + 1} of {rounds}: {contestant.name} {json.dumps(contestant.settings)}")
                 taken.setdefault(contestant.name, []).append(run.round(contestant))
+        found["direct"] = {name: statistics.median(one[name] for one in alone) for name in alone[0]}
         found["rounds"] = {name: [asdict(one) for one in many] for name, many in taken.items()}
         _keep(results, found)  # what took a quarter of an hour outlives a failure of what comes next
         found["promises"] = run.promises()
