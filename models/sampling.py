@@ -158,17 +158,24 @@ class Rendering:
         self._sampler, self._items = sampler, items
         self._drawn, self._labels = latents_of(sampler.generator, items)
         self._parts = sampler.begin_developing(self._drawn, self._labels)
+        self._ends: list[float] = []  # of shares, as they end
+        for share in self._unfinished():
+            share.add_done_callback(lambda _: self._ends.append(time.monotonic()))
 
     @property
     def generator(self) -> Generator:
         """Who makes them."""
         return self._sampler.generator
 
-    def wait_for_room(self) -> None:
-        """Wait until a lane has nothing of this left to begin with, or all is done."""
+    @property
+    def first_share_s(self) -> float | None:
+        """How long the share took that was done first, where several threads had some."""
+        return self._ends[0] - self.started if self._ends else None
+
+    def wait_for_room(self, at_most_s: float | None = None) -> None:
+        """Wait until a lane has nothing of this left to begin with, or all is done, or so many seconds have passed."""
         left = self._unfinished()
-        while len(left) >= self._sampler.lanes.threads:
-            wait(left, return_when=FIRST_COMPLETED)
+        while len(left) >= self._sampler.lanes.threads and wait(left, at_most_s, FIRST_COMPLETED).done:
             left = self._unfinished()
 
     @property

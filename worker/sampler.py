@@ -33,6 +33,7 @@ from worker.running import Station, put_back
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 0.5
+AHEAD_S = 0.004  # that claiming and drawing take, before a lane can begin
 LINGER_S = 5.0  # without a bell, after which a sampler leaves them to Celery again
 
 
@@ -44,6 +45,11 @@ class UnderWay:
     begun: Future[Rendering]  # done; it raises what beginning with them raised
     started: float  # seconds of the monotonic clock
     untold: tuple[Notice, ...] = ()  # that jobs are running, where their pictures follow at once
+
+    @property
+    def count(self) -> int:
+        """How many pictures."""
+        return sum(part.count for part in self.slices)
 
     @property
     def is_done(self) -> bool:
@@ -70,6 +76,9 @@ class SliceSampler:
             1, thread_name_prefix="behind"
         )  # does things in the order they are given to it
         self._latest: dict[str, Slice] = {}  # of each job that is held
+        self._picture_s = (
+            0.0  # of the latest batch that lanes shared: until the first was idle, for each picture; 0: none yet
+        )
         self._swept_at = -math.inf  # when jobs were last ended that missed their deadline, monotonic seconds
         self._cache = GeneratorCache(
             station.resources.blobs,
@@ -149,7 +158,7 @@ class SliceSampler:
             before = begun
             if begun is not None and (suspect or not self._makes_room(begun)):
                 finishing, before = self._pass_on(begun, finishing), None
-                if sum(part.count for part in slices) == 1:  # to look for more meanwhile would hold up who asks alone
+                if begun.count == 1:  # to look for more meanwhile would hold up who asks alone
                     self._wait(finishing)
                     finishing = None
         self._wait(self._pass_on(before, finishing))
@@ -228,11 +237,11 @@ class SliceSampler:
             [item_of(part.claim.request, position) for part in slices for position in range(part.start, part.end)]
         )
 
-    @staticmethod
-    def _makes_room(made: UnderWay) -> bool:
-        """Waits until a lane of the device is idle; returns whether another is still at work on the batch."""
+    def _makes_room(self, made: UnderWay) -> bool:
+        """Waits until a lane of the device is about to be idle; returns whether any is still at work on the batch."""
         if not made.is_done:
-            made.begun.result().wait_for_room()
+            due_s = made.count * self._picture_s - (time.monotonic() - made.started)
+            made.begun.result().wait_for_room(max(0.0, due_s - AHEAD_S) if self._picture_s else None)
         return not made.is_done
 
     def _collect(self, made: UnderWay) -> list[Batch]:
@@ -256,6 +265,8 @@ class SliceSampler:
         rendering = made.begun.result()
         pictures = tuple(rendering.pictures())
         self._station.statistics.note_stage("render", time.monotonic() - rendering.started)
+        if rendering.first_share_s is not None:
+            self._picture_s = rendering.first_share_s / made.count
         generator = rendering.generator
         return Batch(made.slices, pictures, generator.classes, generator.images_seen, made.started, made.untold)
 

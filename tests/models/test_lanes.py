@@ -115,6 +115,8 @@ def test_there_is_room_when_a_lane_is_idle() -> None:
         room = waiter.submit(rendering.wait_for_room)
         for _ in gate.let:
             gate.begun.get(timeout=30)
+        rendering.wait_for_room(0)  # no longer than it was told to
+        assert rendering.first_share_s is None
         assert not room.done()
         gate.let[0].set()
         room.result(30)
@@ -122,11 +124,13 @@ def test_there_is_room_when_a_lane_is_idle() -> None:
     gate.let[1].set()
     assert len(rendering.pictures()) == 32
     assert rendering.is_done
+    assert rendering.first_share_s is not None
 
 
 def test_what_the_caller_computes_is_done_at_once() -> None:
     rendering = Sampler(_generator(), lanes=Lanes(2)).begin([SampleItem(3)])
     assert rendering.is_done
+    assert rendering.first_share_s is None
     rendering.wait_for_room()
 
 

@@ -124,6 +124,36 @@ def test_the_next_batch_begins_before_the_one_before_is_done(
     assert [image.position for image in images_of(desk, job_id)] == list(range(20))
 
 
+def test_a_batch_is_begun_when_a_lane_is_about_to_be_idle(
+    desk: Desk, station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a batch that takes longer than the one before, I expect the next one to wait in line for its lanes already."""
+    begun = [threading.Event() for _ in range(3)]
+    batches, shares = iter(begun), itertools.count()
+    begin, render = Sampler.begin, Generator.render
+
+    def watched(self: Sampler, items: Sequence[SampleItem]) -> Rendering:
+        rendering = begin(self, items)
+        next(batches).set()
+        return rendering
+
+    def slow(self: Generator, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        share = next(shares)  # two of each batch; the first's are timed, so they end after it was begun
+        assert begun[0].wait(30)
+        assert share not in {2, 3} or begun[2].wait(30)
+        return render(self, latents, labels)
+
+    desk.model()
+    job_id = desk.sample_job(24)
+    sampler = SliceSampler(replace(station, threads=2))
+    sampler.warm()
+    monkeypatch.setattr(Sampler, "begin", watched)
+    monkeypatch.setattr(Generator, "render", slow)
+    sampler.serve()
+    assert desk.job(job_id).status is JobStatus.SUCCEEDED
+    assert [image.position for image in images_of(desk, job_id)] == list(range(24))
+
+
 def test_bytes_are_the_same_alone_and_in_any_company(desk: Desk, station: Station) -> None:
     desk.model()
     random.seed(4)
