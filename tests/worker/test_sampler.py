@@ -95,6 +95,15 @@ def test_a_job_larger_than_a_batch_is_made_in_slices_and_small_ones_overtake_it(
     assert desk.job(small).status is JobStatus.SUCCEEDED
 
 
+def made_by_two_lanes(desk: Desk, station: Station, count: int) -> list[int]:
+    """The positions of the images of a job that a sampler with two lanes has made."""
+    desk.model()
+    job_id = desk.sample_job(count)
+    SliceSampler(replace(station, threads=2)).serve()
+    assert desk.job(job_id).status is JobStatus.SUCCEEDED
+    return [image.position for image in images_of(desk, job_id)]
+
+
 def test_the_next_batch_begins_before_the_one_before_is_done(
     desk: Desk, station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,15 +122,9 @@ def test_the_next_batch_begins_before_the_one_before_is_done(
             assert second_begun.wait(30)
         return render(self, latents, labels)
 
-    desk.model()
-    job_id = desk.sample_job(20)
-    sampler = SliceSampler(replace(station, threads=2))
-    sampler.warm()
     monkeypatch.setattr(Sampler, "begin", watched)
     monkeypatch.setattr(Generator, "render", slow)
-    sampler.serve()
-    assert desk.job(job_id).status is JobStatus.SUCCEEDED
-    assert [image.position for image in images_of(desk, job_id)] == list(range(20))
+    assert made_by_two_lanes(desk, station, 20) == list(range(20))
 
 
 def test_a_batch_is_begun_when_a_lane_is_about_to_be_idle(
@@ -143,15 +146,9 @@ def test_a_batch_is_begun_when_a_lane_is_about_to_be_idle(
         assert share not in {2, 3} or begun[2].wait(30)
         return render(self, latents, labels)
 
-    desk.model()
-    job_id = desk.sample_job(24)
-    sampler = SliceSampler(replace(station, threads=2))
-    sampler.warm()
     monkeypatch.setattr(Sampler, "begin", watched)
     monkeypatch.setattr(Generator, "render", slow)
-    sampler.serve()
-    assert desk.job(job_id).status is JobStatus.SUCCEEDED
-    assert [image.position for image in images_of(desk, job_id)] == list(range(24))
+    assert made_by_two_lanes(desk, station, 24) == list(range(24))
 
 
 def test_bytes_are_the_same_alone_and_in_any_company(desk: Desk, station: Station) -> None:
