@@ -263,7 +263,7 @@ def _submission(
         model = find_weights(session, caller, body.model, parameter="/model")
         if model.checkpoint is None:
             raise ModelNotReady(
-                f"the model {model.model_id} has no weights yet, it is {model.status.value}",
+                f"the model {model.id} has no weights yet, it is {model.status.value}",
                 parameter="/model",
                 remedy="wait for the training's first checkpoint: `can_generate` of GET /v1/models/{id} is true then",
                 more={"model_status": model.status.value},
@@ -275,7 +275,7 @@ def _submission(
             now=now,
             priority=body.priority or (JobPriority.INTERACTIVE if fits_a_batch else JobPriority.BATCH),
             deadline_at=_deadline(body.deadline_at, cancel_after_s, now),
-            model_id=model.model_id,
+            model_id=model.id,
             checkpoint=model.checkpoint,
             total=n,
             unit="images",
@@ -310,7 +310,7 @@ def _label_index(model: Weights, label: Label | None, parameter: str) -> int | N
         return None
     if model.classes is None:
         raise InvalidParameter(
-            f"{parameter[1:]}: the model {model.model_id} knows no classes",
+            f"{parameter[1:]}: the model {model.id} knows no classes",
             parameter=parameter,
             remedy="leave the label out",
         )
@@ -321,7 +321,7 @@ def _label_index(model: Weights, label: Label | None, parameter: str) -> int | N
     if not 0 <= index < len(model.classes):
         known = ", ".join(f"{index} {name}" for index, name in enumerate(model.classes))
         raise InvalidParameter(
-            f"{parameter[1:]}: the model {model.model_id} has no class {label!r}",
+            f"{parameter[1:]}: the model {model.id} has no class {label!r}",
             parameter=parameter,
             remedy=f"give the index or the name of one of: {known}",
             more={"classes": model.classes},

@@ -209,7 +209,7 @@ def _preview(resources: Resources, caller: Caller, model_id: str, if_none_match:
 class Weights:
     """What a generation needs to know of a model."""
 
-    model_id: str
+    id: str  # of the model
     account: str
     status: ModelStatus
     checkpoint: str | None  # None: there are none yet
@@ -238,12 +238,9 @@ def find_weights(session: Session, caller: Caller, model_id: str, *, parameter: 
     """
     found: dict[str, Weights] = session.info.setdefault("weights", {})  # a session is one transaction
     weights = found.get(model_id)
-    if weights is None:
-        row = session.execute(WEIGHTS, {"model_id": model_id}).first()
-        if row is None:
-            raise _not_found(model_id, parameter)
+    if weights is None and (row := session.execute(WEIGHTS, {"model_id": model_id}).first()) is not None:
         weights = found[model_id] = Weights(*row)
-    if not caller.sees(weights):
+    if weights is None or not caller.sees(weights):
         raise _not_found(model_id, parameter)
     return weights
 

@@ -62,9 +62,9 @@ class Quotas:
         Raises:
             QuotaExceeded: it has not; says when to come again.
         """
-        if not self.has(wish):
-            return
         quotas, account = self._of(wish.caller), wish.caller.account
+        if not any(quotas.values()):
+            return
         self._resources.database.serialise(session, usage.LOCK)
         if wish.kind is JobKind.SAMPLE and (most := quotas["images_per_day"]):
             _check(

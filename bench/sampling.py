@@ -86,9 +86,7 @@ def main(
         taken: dict[str, list[Round]] = {}
         alone: list[dict[str, float]] = []
         for number in range(rounds):
-            alone.append(
-                run.direct()
-            )  # in each round: machines that others use too are faster in one minute than in the next
+            alone.append(run.direct())  # in each round: a machine is faster in one minute than in the next
             for contestant in run.contestants(tried):
                 say(f"round {number + 1} of {rounds}: {contestant.name} {json.dumps(contestant.settings)}")
                 taken.setdefault(contestant.name, []).append(run.round(contestant))

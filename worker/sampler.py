@@ -76,9 +76,7 @@ class SliceSampler:
             1, thread_name_prefix="behind"
         )  # does things in the order they are given to it
         self._latest: dict[str, Slice] = {}  # of each job that is held
-        self._picture_s = (
-            0.0  # of the latest batch that lanes shared: until the first was idle, for each picture; 0: none yet
-        )
+        self._picture_s = 0.0  # for each picture of the latest batch that lanes shared, until one was idle; 0: none yet
         self._swept_at = -math.inf  # when jobs were last ended that missed their deadline, monotonic seconds
         self._cache = GeneratorCache(
             station.resources.blobs,
@@ -256,7 +254,9 @@ class SliceSampler:
             slices = made.slices
             if len(slices) > 1:
                 log.warning("a batch of %d jobs failed (%s); each is tried alone", len(slices), error)
-                return [batch for part in slices for batch in self._collect(self._begin([part]))]
+                return [
+                    batch for part in slices for batch in self._collect(self._begin([part], _of(part, made.untold)))
+                ]
             log.exception("%s failed", slices[0].claim.job_id)
             self._fail(slices[0], error)
             return []
@@ -363,3 +363,7 @@ class SliceSampler:
         self._latest.clear()
         for claim in self._station.heartbeat.held():
             self._station.heartbeat.drop(claim)
+
+
+def _of(part: Slice, news: Sequence[Notice]) -> list[Notice]:
+    return [notice for notice in news if notice.job_id == part.claim.job_id]

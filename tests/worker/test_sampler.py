@@ -271,6 +271,10 @@ def test_one_bad_job_in_a_batch_fails_alone(desk: Desk, sampler: SliceSampler) -
     assert desk.job(good).status is desk.job(other).status is JobStatus.SUCCEEDED
     job = desk.job(bad)
     assert (job.status, job.error_code) == (JobStatus.FAILED, "unknown_label")
+    assert [desk.events(job_id)[0] for job_id in (good, other)] == [
+        "status",
+        "status",
+    ]  # though it was tried again alone
 
 
 class Narrow(nn.Module):
