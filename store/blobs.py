@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from store.errors import BlobNotFound, BlobsUnavailable, StorageFull
-from store.flushing import flush, make_directory, sync_directory
+from store.flushing import flush, make_directory, sync
 from store.room import check_room
 
 KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -136,18 +136,19 @@ class LocalBlobs:
             file.write(data)
 
     def put_many(self, blobs: Mapping[str, bytes]) -> None:
-        targets = {key: self._path(key) for key in blobs}
-        folders = {target.parent for target in targets.values()}
-        ours = self._incoming()
-        unmoved = {key: Path(f"{ours}-{number}") for number, key in enumerate(blobs)}
+        # Strings and plain calls: a batch's pictures are many and small, and Path and file objects cost as much as the disk.
+        root, ours = os.fspath(self.root), os.fspath(self._incoming())
+        targets = {key: f"{root}/{_checked(key)}" for key in blobs}
+        folders = {target.rpartition("/")[0] for target in targets.values()}
+        unmoved = {key: f"{ours}-{number}" for number, key in enumerate(blobs)}
         try:
             with converted("new blobs", writing=True):
                 self._settle()
             for key, data in blobs.items():
-                with converted(key, writing=True), unmoved[key].open("xb") as file:
-                    file.write(data)
+                with converted(key, writing=True):
+                    _write_new(unmoved[key], data)
             with converted("new blobs", writing=True):
-                if any(target.exists() for target in targets.values()):
+                if any(map(os.path.exists, targets.values())):
                     flush(unmoved.values())  # or a power cut might leave neither what was there nor this
             for key, target in targets.items():
                 with converted(key, writing=True):
@@ -159,7 +160,7 @@ class LocalBlobs:
         finally:
             for place in unmoved.values():
                 with contextlib.suppress(OSError):
-                    place.unlink(missing_ok=True)
+                    Path(place).unlink()
 
     def put_file(self, key: str, path: Path) -> None:
         with path.open("rb") as source, self.writer(key) as file:
@@ -330,17 +331,18 @@ class LocalBlobs:
 
     def _move_in(self, incoming: Path, target: Path) -> None:
         self._rename(incoming, target)
-        sync_directory(target.parent)
+        sync(target.parent)
 
-    def _rename(self, incoming: Path, target: Path) -> None:
+    @staticmethod
+    def _rename(incoming: str | Path, target: str | Path) -> None:
         for tries_left in reversed(range(RACES)):
             try:
                 if tries_left < RACES - 1:
-                    make_directory(target.parent)
-                incoming.replace(target)
+                    make_directory(Path(target).parent)
+                os.replace(incoming, target)  # noqa: PTH105  # a Path would cost more than the call
             except (FileNotFoundError, FileExistsError):
                 # There is no such folder yet, or it was deleted just now with what was in it; else it is a real failure.
-                if tries_left and incoming.exists():
+                if tries_left and Path(incoming).exists():
                     continue
                 raise
             return
@@ -427,6 +429,16 @@ def _checked(key: str) -> str:
             f"{key!r} is no blob key: letters, digits, _ . - in parts between slashes, no part starts with a dot"
         )
     return key
+
+
+def _write_new(place: str, data: bytes) -> None:
+    descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
+    finally:
+        os.close(descriptor)
 
 
 def _remove(place: Path) -> None:

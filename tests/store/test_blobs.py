@@ -253,21 +253,21 @@ def test_many_new_blobs_get_their_names_first_and_one_flush_then_but_those_that_
 ) -> None:
     local.put("images/old", b"")
     synced: list[set[str]] = [set()]
-    fsync, replace = os.fsync, Path.replace
+    fsync, replace = os.fsync, os.replace
 
     def spy(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         synced[-1].add("unnamed file" if path.parent.name == ".incoming" else path.relative_to(local.root).as_posix())
         fsync(descriptor)
 
-    def named(path: Path, target: Path) -> Path:
+    def named(path: str, target: str) -> None:
         synced.append(set())
-        return replace(path, target)
+        replace(path, target)
 
     if not Path("/proc/self/fd").exists():
         pytest.skip("only Linux tells which file a descriptor is")
     monkeypatch.setattr(os, "fsync", spy)
-    monkeypatch.setattr(Path, "replace", named)
+    monkeypatch.setattr(os, "replace", named)
     local.put_many({"images/new": b"x"})
     local.put_many({"images/old": b"x"})
 
