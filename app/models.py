@@ -21,6 +21,7 @@ from app.errors import InUse, NotFound
 from app.pages import Page, example_page, newest_first
 from app.refusals import refusals
 from store import jobs, records
+from store.database import core
 from store.errors import BlobNotFound
 from store.records import ModelStatus
 from store.removal import delete_blobs
@@ -238,7 +239,7 @@ def find_weights(session: Session, caller: Caller, model_id: str, *, parameter: 
     """
     found: dict[str, Weights] = session.info.setdefault("weights", {})  # a session is one transaction
     weights = found.get(model_id)
-    if weights is None and (row := session.execute(WEIGHTS, {"model_id": model_id}).first()) is not None:
+    if weights is None and (row := core(session).execute(WEIGHTS, {"model_id": model_id}).first()) is not None:
         weights = found[model_id] = Weights(*row)
     if weights is None or not caller.sees(weights):
         raise _not_found(model_id, parameter)

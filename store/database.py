@@ -83,9 +83,12 @@ class Database:
             DatabaseUnavailable: the database does not answer, or its lock could not be had in time.
             StorageFull: the disk of the database is full.
         """
-        with self._session(writes=True, durable=durable) as session:
+        with self._session(writes=True, waits=durable == "at once") as session:
+            if durable == "eventually" and not self.is_sqlite:
+                session.execute(text("SET LOCAL synchronous_commit = off"))
             yield session
-            session.commit()
+            session.flush()
+            core(session).commit()
 
     @contextmanager
     def snapshot(self, *, lasting: bool = False) -> Iterator[Session]:
@@ -103,18 +106,15 @@ class Database:
             yield session
 
     @contextmanager
-    def _session(self, *, writes: bool, durable: Durable = "at once") -> Iterator[Session]:
-        options: dict[str, Any] = {"darkroom_writes": writes, "darkroom_waits": durable == "at once"}
-        if not writes and not self.is_sqlite:
-            options["isolation_level"] = "REPEATABLE READ"  # as SQLite does it anyway
-        with (
-            _converted(),
-            self._engine.connect().execution_options(**options) as connection,
-            Session(connection, expire_on_commit=False) as session,
-        ):
-            if durable == "eventually" and not self.is_sqlite:
-                session.execute(text("SET LOCAL synchronous_commit = off"))
-            yield session
+    def _session(self, *, writes: bool, waits: bool = True) -> Iterator[Session]:
+        """A session in a transaction of its connection's, which ends with the block: rolled back, unless it was committed."""
+        with _converted(), self._engine.connect() as connection:
+            if not (writes or self.is_sqlite):
+                connection.execution_options(isolation_level="REPEATABLE READ")  # as SQLite does it anyway
+            connection.info.update(writes=writes, waits=waits)
+            connection.begin()
+            with Session(connection, expire_on_commit=False) as session:
+                yield session
 
     def flush(self) -> None:
         """Returns once everything that was committed before is on the disk.
@@ -190,7 +190,8 @@ class Database:
         """
         if self.is_sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        with _converted(), self._engine.connect().execution_options(darkroom_writes=True) as connection:
+        with _converted(), self._engine.connect() as connection:
+            connection.info.update(writes=True, waits=True)
             if self.is_sqlite:
                 with _foreign_keys_off(connection):
                     _upgrade(connection, revision)
@@ -215,6 +216,13 @@ class Database:
     def close(self) -> None:
         """Closes every pooled connection."""
         self._engine.dispose()
+
+
+def core(session: Session) -> Connection:
+    """The connection of a transaction's session: for statements of tables and columns, to which the ORM has nothing to add."""
+    connection = session.bind
+    assert isinstance(connection, Connection)
+    return connection
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -268,17 +276,19 @@ def _sqlite_engine(url: URL) -> Engine:
     def prepare(connection: Any, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # BEGIN is ours, below: the driver's own comes too late
         _switch_to_wal(connection)
-        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA foreign_keys=ON")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        writes, waits = options.get("darkroom_writes", True), options.get("darkroom_waits", True)
-        if writes and connection.info.get("waits", True) is not waits:  # it can't be changed within a transaction
-            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if waits else 'NORMAL'}")
-            connection.info["waits"] = waits
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        info, driver = connection.info, _driver_of(connection)
+        writes, waits = info.get("writes", True), info.get("waits", True)
+        try:  # past SQLAlchemy, which takes longer for these than SQLite does
+            if writes and info.get("waited") is not waits:  # it can't be changed within a transaction
+                driver.execute(f"PRAGMA synchronous={'FULL' if waits else 'NORMAL'}")
+                info["waited"] = waits
+            driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        except sqlite3.Error as error:
+            raise DBAPIError.instance("BEGIN", None, error, sqlite3.Error) from error
 
     return engine
 
@@ -296,11 +306,16 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
+def _driver_of(connection: Connection) -> Any:
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    return driver
+
+
 @contextmanager
 def _foreign_keys_off(connection: Connection) -> Iterator[None]:
     """Lets a migration replace a table that others refer to, which is how SQLite alters one."""
-    driver = connection.connection.driver_connection
-    assert driver is not None
+    driver = _driver_of(connection)
     driver.execute("PRAGMA foreign_keys=OFF")  # it has no effect once a transaction has begun
     try:
         yield

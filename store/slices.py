@@ -16,6 +16,7 @@ from sqlalchemy import BindParameter, Row, Table, bindparam, func, insert, selec
 from sqlalchemy.orm import Session
 
 from store import jobs
+from store.database import core
 from store.jobs import RUNNING, SUCCEEDED, Claim
 from store.records import DEFAULT_ACCOUNT, Image, Job, JobKind, JobPriority, JobStatus, UtcDateTime
 
@@ -147,18 +148,18 @@ def submit_jobs(session: Session, new: Collection[Job]) -> None:
     """Write sample jobs, as `jobs.new` has made them, by one statement; the session does not come to know them."""
     values = attrgetter(*SUBMITTED)
     if new:
-        session.execute(SUBMIT, [dict(zip(SUBMITTED, values(job), strict=True)) for job in new])
+        core(session).execute(SUBMIT, [dict(zip(SUBMITTED, values(job), strict=True)) for job in new])
 
 
 def work_waits(session: Session) -> bool:
     """Whether a sample job is queued; for looking without a lock."""
-    return session.execute(WORK_WAITS).first() is not None
+    return core(session).execute(WORK_WAITS).first() is not None
 
 
 def last_weights(session: Session) -> str | None:
     """The weights that the newest sample job is pinned to; None where there never was one."""
     newest = select(JOB.checkpoint).where(JOB.kind == JobKind.SAMPLE).order_by(JOB.id.desc()).limit(1)
-    return session.execute(newest).scalar()
+    return core(session).execute(newest).scalar()
 
 
 def claim_slices(
@@ -187,17 +188,17 @@ def claim_slices(
         max_images: the batch's size, at least 1.
         ahead: by job, the position up to which images are in the making, though their slices are not committed yet.
     """
-    ahead = ahead or {}
+    execute, ahead = core(session).execute, ahead or {}
     mine = {claim.job_id: claim for claim in held}
     going_on = _still_held(session, mine, owner, now)
     first = min(going_on, key=_turn, default=None)
     # Locked at once: if another sampler is just taking the first in the line, ours is the next, maybe for other weights.
     # And only where it is our first: what we lock and leave, another would skip and go to sleep.
     if first is None:
-        first = session.execute(FIRST, {"now": now}).first()
+        first = execute(FIRST, {"now": now}).first()
     else:
         earlier = {"now": now, "turn_at": first.turn_at, "job_id": first.id}
-        first = session.execute(FIRST_BEFORE, earlier).first() or first
+        first = execute(FIRST_BEFORE, earlier).first() or first
     if first is None:
         return []
     weights = (first.model_id, first.checkpoint)
@@ -206,7 +207,7 @@ def claim_slices(
     else:
         same = {"model_id": first.model_id, "checkpoint": first.checkpoint}
         # Each job takes at least one place.
-        riders = session.execute(RIDERS, {"now": now, "most": max_images, **same})
+        riders = execute(RIDERS, {"now": now, "most": max_images, **same})
         held_too = (row for row in going_on if (row.model_id, row.checkpoint) == weights and not is_suspect(row))
         in_line = sorted([*held_too, *riders], key=_turn)
     slices: list[Slice] = []
@@ -224,9 +225,9 @@ def claim_slices(
             turns.setdefault(row.priority, []).append(row.id)
     if fresh := [part.claim.job_id for part in slices if part.claim.job_id not in mine]:
         lease_until = now + timedelta(seconds=lease_s)
-        session.execute(TAKE, {"fresh": fresh, "new_owner": owner, "new_lease_until": lease_until, "now": now})
+        execute(TAKE, {"fresh": fresh, "new_owner": owner, "new_lease_until": lease_until, "now": now})
     for priority, job_ids in turns.items():  # to the end of the line now: the next claim may come before the commit
-        session.execute(update(JOBS).where(JOB.id.in_(job_ids)).values(turn_at=jobs.turn_at(priority, now)))
+        execute(update(JOBS).where(JOB.id.in_(job_ids)).values(turn_at=jobs.turn_at(priority, now)))
     return slices
 
 
@@ -240,7 +241,7 @@ def _still_held(session: Session, mine: Mapping[str, Claim], owner: str, now: da
     if not mine:
         return []
     # Our own heartbeat may be holding these rows: they are waited for.
-    rows = session.execute(
+    rows = core(session).execute(
         select(*COLUMNS)
         .where(JOB.id.in_(mine), JOB.status == RUNNING, JOB.owner == owner)
         .where(JOB.cancel_requested.is_(False), jobs.in_time(now))
@@ -284,7 +285,8 @@ def commit_slices(
     Returns:
         How far the jobs are whose slices were stored.
     """
-    rows = session.execute(LOCK, {"made": [part.claim.job_id for part, _ in made]})
+    execute = core(session).execute
+    rows = execute(LOCK, {"made": [part.claim.job_id for part, _ in made]})
     locked = {row.id: row for row in rows}
     images: list[Image | NewImage] = []
     outcomes, turns = [], {}
@@ -303,7 +305,7 @@ def commit_slices(
     if images:
         columns = IMAGES.c.keys()
         values = attrgetter(*columns)
-        session.execute(STORE, [dict(zip(columns, values(image), strict=True)) for image in images])
+        execute(STORE, [dict(zip(columns, values(image), strict=True)) for image in images])
     if further := [outcome for outcome in outcomes if not outcome.ended]:  # as jobs.advance and jobs.report
         _update_each(
             session,
@@ -327,7 +329,7 @@ def commit_slices(
             complete.setdefault(outcome.done, []).append(outcome.job_id)
     for done, job_ids in complete.items():  # most are of one size
         ended = {"new_cursor": done, "new_done": float(done), "new_result": {"images": done}, "new_finished_at": now}
-        session.execute(COMPLETE, {"complete": job_ids, **ended})
+        execute(COMPLETE, {"complete": job_ids, **ended})
     return outcomes
 
 
@@ -335,6 +337,6 @@ def _update_each(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write to each `job` the columns that are given with it, the same ones for all."""
     values: dict[str, BindParameter[Any]] = {name: bindparam(f"new_{name}") for name in rows[0] if name != "job"}
     statement = update(JOBS).where(JOB.id == bindparam("job")).values(values)
-    session.execute(
+    core(session).execute(
         statement, [{name if name == "job" else f"new_{name}": value for name, value in row.items()} for row in rows]
     )
