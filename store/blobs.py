@@ -1,4 +1,4 @@
-"""Blobs: bytes under keys such as `images/job_…/000000.png`. A directory, or memory as its twin."""
+"""Blobs: bytes under keys such as `images/job_…/000000.png`, in a directory."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class LocalBlobs:
     def put_many(self, blobs: Mapping[str, bytes]) -> None:
         # Strings and plain calls: a batch's pictures are many and small, and Path and file objects cost as much as the disk.
         root, ours = os.fspath(self.root), os.fspath(self._incoming())
-        targets = {key: f"{root}/{_checked(key)}" for key in blobs}
+        targets = {key: f"{root}/{checked(key)}" for key in blobs}
         folders = {target.rpartition("/")[0] for target in targets.values()}
         unmoved = {key: f"{ours}-{number}" for number, key in enumerate(blobs)}
         try:
@@ -324,7 +324,7 @@ class LocalBlobs:
             raise
 
     def _path(self, key: str) -> Path:
-        return self.root / _checked(key)
+        return self.root / checked(key)
 
     def _incoming(self) -> Path:
         return self.root / SCRATCH / uuid.uuid4().hex
@@ -348,82 +348,8 @@ class LocalBlobs:
             return
 
 
-class MemoryBlobs:
-    """The twin of LocalBlobs for tests: nothing outlives the object."""
-
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._blobs: dict[str, bytes] = {}
-        self._written_at: dict[str, float] = {}
-        self._clock = clock
-
-    def put(self, key: str, data: bytes) -> None:
-        self._written_at[_checked(key)] = self._clock()  # first: whoever lists the blob looks for its time
-        self._blobs[key] = bytes(data)
-
-    def put_many(self, blobs: Mapping[str, bytes]) -> None:
-        for key, data in blobs.items():
-            self.put(key, data)
-
-    def put_file(self, key: str, path: Path) -> None:
-        self.put(key, path.read_bytes())
-
-    @contextmanager
-    def writer(self, key: str) -> Iterator[BinaryIO]:
-        _checked(key)
-        buffer = io.BytesIO()
-        yield buffer
-        self.put(key, buffer.getvalue())
-
-    def get(self, key: str) -> bytes:
-        try:
-            return self._blobs[_checked(key)]
-        except KeyError as error:
-            raise BlobNotFound(f"no blob is at {key}") from error
-
-    @contextmanager
-    def reader(self, key: str) -> Iterator[BinaryIO]:
-        yield io.BytesIO(self.get(key))
-
-    def size(self, key: str) -> int:
-        return len(self.get(key))
-
-    def exists(self, key: str) -> bool:
-        return _checked(key) in self._blobs
-
-    def keys(self, prefix: str) -> list[str]:
-        folder = _checked(prefix) + "/"
-        # list() takes one step: other threads may write meanwhile.
-        return sorted(key for key in list(self._blobs) if key == prefix or key.startswith(folder))
-
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
-        for key in self.keys(prefix) if prefix else list(self._blobs):
-            data = self._blobs.get(key)
-            if data is not None:
-                yield Entry(key, len(data), self._written_at[key])
-
-    def delete(self, prefix: str) -> None:
-        for key in self.keys(prefix):
-            self._blobs.pop(key, None)
-
-    def fetch(self, prefix: str, cache: Path) -> Path:
-        keys = self.keys(prefix)
-        if not keys:
-            raise BlobNotFound(f"no blob is at {prefix}")
-        for key in keys:
-            path = cache / key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self._blobs[key])
-        return cache / prefix
-
-    def sweep(self, abandoned_s: float = ABANDONED_S, *, dry: bool = False) -> list[Entry]:
-        """A killed writer leaves nothing in memory."""
-        return []
-
-    def ping(self) -> None:
-        """Memory always answers."""
-
-
-def _checked(key: str) -> str:
+def checked(key: str) -> str:
+    """Return the key; raises ValueError where it is none."""
     if not KEY.fullmatch(key):
         raise ValueError(
             f"{key!r} is no blob key: letters, digits, _ . - in parts between slashes, no part starts with a dot"

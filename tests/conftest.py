@@ -16,10 +16,11 @@ import pytest
 import redis
 from sqlalchemy import make_url
 
-from store.blobs import Blobs, LocalBlobs, MemoryBlobs
+from store.blobs import Blobs, LocalBlobs
 from store.database import Database
 from store.events import EventBus, MemoryBus, RedisBus
 from store.failing_blobs import FailingBlobs
+from store.memory_blobs import MemoryBlobs
 from store.queue import CeleryQueue, MemoryQueue, Queue
 from store.records import Record
 from tests.services import NotInstalled, absent, running_postgres, running_redis

@@ -16,10 +16,10 @@ from starlette.staticfiles import StaticFiles
 from app import auth
 from app.auth import OPEN, Caller, MayRead, check_routes, scopes_of
 from app.main import create_app
-from store.blobs import MemoryBlobs
 from store.database import Database
 from store.events import MemoryBus
 from store.keys import all_of
+from store.memory_blobs import MemoryBlobs
 from store.queue import MemoryQueue
 from store.records import Scope
 from store.resources import Resources

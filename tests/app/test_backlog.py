@@ -12,11 +12,11 @@ from app import backlog as module
 from app.backlog import Backlog
 from app.errors import QueueFull
 from store import jobs
-from store.blobs import MemoryBlobs
 from store.database import Database
 from store.depth import images_waiting
 from store.errors import RedisUnavailable
 from store.events import MemoryBus
+from store.memory_blobs import MemoryBlobs
 from store.queue import MemoryQueue
 from store.records import Job, JobKind
 from store.reports import Histogram, WorkerReport

@@ -19,10 +19,10 @@ from app.intake import FIRST_IMAGES, MADE, Asked, Made, Seen, look_together
 from app.quotas import Quotas, Wish
 from app.submissions import Idempotency, Submission, submit_together
 from store import jobs, records
-from store.blobs import MemoryBlobs
 from store.database import Database
 from store.errors import BlobNotFound, DatabaseUnavailable, JobNotFound
 from store.events import MemoryBus, Notice
+from store.memory_blobs import MemoryBlobs
 from store.queue import Lane, MemoryQueue
 from store.records import JobKind, JobStatus
 from store.resources import Resources

@@ -15,9 +15,9 @@ from app.auth import Caller
 from app.errors import QuotaExceeded
 from app.quotas import Quotas, Wish
 from store import jobs, usage
-from store.blobs import MemoryBlobs
 from store.database import Database
 from store.events import MemoryBus
+from store.memory_blobs import MemoryBlobs
 from store.queue import MemoryQueue
 from store.records import Image, JobKind, Scope
 from store.resources import Resources

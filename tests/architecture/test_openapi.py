@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from app.main import create_app
 from app.pages import Page
-from store.blobs import MemoryBlobs
 from store.database import Database
 from store.events import MemoryBus
+from store.memory_blobs import MemoryBlobs
 from store.queue import MemoryQueue
 from store.resources import Resources
 from store.settings import Settings

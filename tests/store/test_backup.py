@@ -16,10 +16,11 @@ from sqlalchemy import func, select
 
 from store import curves, jobs, kept
 from store.backup import back_up
-from store.blobs import Entry, LocalBlobs, MemoryBlobs
+from store.blobs import Entry, LocalBlobs
 from store.database import Database
 from store.errors import BackupDamaged, BackupError
 from store.manifest import MANIFEST, read_index, read_manifest, verify
+from store.memory_blobs import MemoryBlobs
 from store.records import (
     Dataset,
     DatasetStatus,

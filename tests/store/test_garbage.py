@@ -16,11 +16,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import delete, func, select
 
 from store import kept
-from store.blobs import Blobs, LocalBlobs, MemoryBlobs
+from store.blobs import Blobs, LocalBlobs
 from store.database import Database
 from store.exports import export_key
 from store.garbage import Findings, collect, collect_files
 from store.jobs import succeed
+from store.memory_blobs import MemoryBlobs
 from store.records import (
     Dataset,
     DatasetStatus,

@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import select
 
 from store import kept, retention
-from store.blobs import MemoryBlobs
 from store.database import Database
 from store.exports import export_key
 from store.identifiers import id_at, new_id
+from store.memory_blobs import MemoryBlobs
 from store.records import (
     Dataset,
     DatasetStatus,

@@ -11,12 +11,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store import jobs, kept
-from store.blobs import Entry, MemoryBlobs
+from store.blobs import Entry
 from store.database import Database
 from store.errors import LeaseLost
 from store.exports import export_key
 from store.identifiers import new_id
 from store.jobs import ENDED, Claim
+from store.memory_blobs import MemoryBlobs
 from store.records import Dataset, DatasetStatus, Image, Job, JobKind, Model, Record
 from store.references import read_references
 from store.strips import strips_key
