@@ -193,22 +193,28 @@ async def create_generation(
     rendition = picture_wanted(accept, count_images(body))
     longest = resources.settings.max_wait_s
     wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if rendition else 0.0)
-    job_id = new_id("job")
+    job_id, picture_only = new_id("job"), rendition is not None and wait_s > 0
+
+    async def look() -> Seen | Made:
+        if ear.shown is not None:
+            return Made(row.id, ear.shown.picture.id, ear.shown.picture.sha256, ear.shown.content)
+        return await intake.look(Asked(row.id, content=picture_only))
+
     with ExitStack() as listening:
-        ear = listening.enter_context(news.listen(job_id, end_only=True))  # before there is anything to hear of
+        # Before there is anything to hear of.
+        ear = listening.enter_context(news.listen(job_id, end_only=True, picture=picture_only))
         row, is_new = await intake.submit(_submission(resources, caller, body, job_id, idempotency_key, cancel_after_s))
-        asked = Asked(row.id, content=rendition is not None and wait_s > 0)
         seen: Seen | Made
         if is_new:
             seen = Seen(row, [])
         else:  # the same request has come before, perhaps long ago
-            ear = listening.enter_context(news.listen(row.id, end_only=True))
-            seen = await intake.look(asked)
+            ear = listening.enter_context(news.listen(row.id, end_only=True, picture=picture_only))
+            seen = await look()
         if wait_s > 0:
             seen = await wait_for(
                 request,
                 ear,
-                lambda: intake.look(asked),
+                look,
                 until=lambda seen: seen.has_ended,
                 timeout_s=wait_s,
                 seen=seen,

@@ -125,7 +125,7 @@ def create_app(resources: Resources | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         attached = resources if resources is not None else Resources.open(settings)
-        news = News(attached.bus)
+        news = News(attached.bus, attached.blobs.get)
         app.state.resources, app.state.news = attached, news
         app.state.intake = Intake(attached, news, Backlog(attached), Quotas(attached))
         app.state.rates = Rates(attached.counters)

@@ -1,6 +1,7 @@
 """News of jobs for everyone who waits in this process: one thread watches the bus and wakes them by job id.
 
-A wake-up is a hint to look at the row again; who waits also looks every few seconds, so a lost one costs little.
+A wake-up is a hint to look at the row again; who waits also looks every few seconds, so a lost one costs little. Only a job's
+one picture comes with the news of its end, which was committed before: who waits for nothing else has it without a look.
 """
 
 from __future__ import annotations
@@ -8,17 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from store.errors import RedisUnavailable
-from store.events import EventBus
+from store.errors import RedisUnavailable, StoreError
+from store.events import EventBus, Heard, Picture
 
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.5  # longest uninterrupted look at the bus, so also how long closing takes
 RECONNECT_S = 1.0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A job's one picture, and its PNG."""
+
+    picture: Picture
+    content: bytes
 
 
 class Ear:
@@ -27,6 +37,7 @@ class Ear:
     def __init__(self, news: News, end_only: bool) -> None:
         self._news = news
         self.end_only = end_only
+        self.shown: Shown | None = None  # once it has ended well, where that is listened for
         self._heard = asyncio.Event()
 
     @property
@@ -51,10 +62,16 @@ class Ear:
 
 
 class News:
-    """Watches the bus on a thread of its own while it is open."""
+    """Watches the bus on a thread of its own while it is open.
 
-    def __init__(self, bus: EventBus) -> None:
-        self._bus = bus
+    Args:
+        bus: what to watch.
+        read: returns the blob of a key; raises StoreError where it can't.
+    """
+
+    def __init__(self, bus: EventBus, read: Callable[[str], bytes]) -> None:
+        self._bus, self._read = bus, read
+        self._shown_for: Counter[str] = Counter()  # by job, those who listen for its picture
         self._ears: dict[str, set[Ear]] = defaultdict(set)
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -85,15 +102,25 @@ class News:
         self._thread.join(timeout=6)  # the bus may take that long to time out
 
     @contextmanager
-    def listen(self, job_id: str, *, end_only: bool = False) -> Iterator[Ear]:
-        """An ear for one job while the block lasts; open it before looking at the row."""
+    def listen(self, job_id: str, *, end_only: bool = False, picture: bool = False) -> Iterator[Ear]:
+        """An ear for one job while the block lasts; open it before looking at the row.
+
+        Args:
+            job_id: the job's.
+            end_only: whether to hear only that it has ended.
+            picture: whether to be shown its one picture then, if it can be.
+        """
         ear = Ear(self, end_only)
         if self.closing:
             ear.wake()
         self._ears[job_id].add(ear)
+        self._shown_for[job_id] += picture
         try:
             yield ear
         finally:
+            self._shown_for[job_id] -= picture
+            if not self._shown_for[job_id]:
+                del self._shown_for[job_id]
             self._ears[job_id].discard(ear)
             if not self._ears[job_id]:
                 del self._ears[job_id]
@@ -115,18 +142,30 @@ class News:
                 log.exception("watching the bus failed; it starts again")
                 self._stop.wait(RECONNECT_S)
 
-    def _on_loop(self, heard: Mapping[str, bool] | None) -> None:
+    def _on_loop(self, heard: Mapping[str, Heard] | None) -> None:
         if self._stop.is_set() or self._loop is None:
             return
         if heard is None:
             self._loop.call_soon_threadsafe(self._wake_all)
         else:
-            self._loop.call_soon_threadsafe(self._wake, heard)
+            # Read here, not by who is woken: to have another thread do it takes longer than to read it.
+            self._loop.call_soon_threadsafe(
+                self._wake, heard, {job_id: self._shown(job_id, heard[job_id]) for job_id in heard}
+            )
 
-    def _wake(self, heard: Mapping[str, bool]) -> None:
-        for job_id, ended in heard.items():
+    def _shown(self, job_id: str, told: Heard) -> Shown | None:
+        if told.picture is None or not self._shown_for.get(job_id):
+            return None
+        try:
+            return Shown(told.picture, self._read(told.picture.blob))
+        except StoreError:  # who waits will look at the rows, and be told why
+            return None
+
+    def _wake(self, heard: Mapping[str, Heard], shown: Mapping[str, Shown | None]) -> None:
+        for job_id, told in heard.items():
             for ear in self._ears.get(job_id, ()):
-                if ended or not ear.end_only:
+                ear.shown = shown[job_id] or ear.shown
+                if told.ended or not ear.end_only:
                     ear.wake()
 
     def _wake_all(self) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from store.errors import BlobNotFound, BlobsUnavailable, StorageFull
-from store.flushing import flush, make_directory, sync
+from store.flushing import begin_flush, flush, make_directory, sync
 from store.room import check_room
 
 KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -38,6 +38,9 @@ class Entry:
     written_at: float  # Unix time, seconds, by the storage's clock
 
 
+Settle = Callable[[], None]
+
+
 class Blobs(Protocol):
     """What every blob storage can do. Keys are ours, never a client's; a wrong one raises ValueError.
 
@@ -46,6 +49,12 @@ class Blobs(Protocol):
 
     def put(self, key: str, data: bytes) -> None:
         """Stores `data` under `key`, whole or not at all; replaces what was there."""
+
+    def begin_many(self, blobs: Mapping[str, bytes]) -> Settle:
+        """Stores each under its key, each whole or not at all; returns what to call before anybody is told of the keys.
+
+        That returns once no power cut can undo it, with one trip to the disk for all, and raises what `put` does.
+        """
 
     def put_many(self, blobs: Mapping[str, bytes]) -> None:
         """Stores each under its key, each whole or not at all, with one trip to the disk for all of them."""
@@ -136,6 +145,9 @@ class LocalBlobs:
             file.write(data)
 
     def put_many(self, blobs: Mapping[str, bytes]) -> None:
+        self.begin_many(blobs)()
+
+    def begin_many(self, blobs: Mapping[str, bytes]) -> Settle:
         # Strings and plain calls: a batch's pictures are many and small, and Path and file objects cost as much as the disk.
         root, ours = os.fspath(self.root), os.fspath(self._incoming())
         targets = {key: f"{root}/{checked(key)}" for key in blobs}
@@ -154,13 +166,19 @@ class LocalBlobs:
                 with converted(key, writing=True):
                     self._rename(unmoved[key], target)
                 del unmoved[key]
-            # Contents and names at once: until this returns nobody is told of the keys, so none is looked for.
+            # Contents and names at once: until they are there nobody is told of the keys, so none is looked for.
             with converted("new blobs", writing=True):
-                flush(targets.values(), folders)
+                finish = begin_flush(targets.values(), folders)
         finally:
             for place in unmoved.values():
                 with contextlib.suppress(OSError):
                     Path(place).unlink()
+
+        def settle() -> None:
+            with converted("new blobs", writing=True):
+                finish()
+
+        return settle
 
     def put_file(self, key: str, path: Path) -> None:
         with path.open("rb") as source, self.writer(key) as file:

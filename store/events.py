@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import redis
 from redis.backoff import NoBackoff
@@ -27,9 +27,9 @@ MOST_TOLD = 500  # notices in one command
 # One command for any number of notices: packing and reading several for each would cost more than all else about them.
 PUBLISH = """
 local stream, length, keep_s, news_length, ended = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local order, over = {}, {}
-for at = 6, #ARGV, 3 do
-  local job, kind, data = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+local order, over, pictures = {}, {}, {}
+for at = 6, #ARGV, 4 do
+  local job, kind, data, picture = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   redis.call('XADD', stream .. job, 'MAXLEN', '~', length, '*', 'type', kind, 'data', data)
   if over[job] == nil then
     order[#order + 1] = job
@@ -38,10 +38,13 @@ for at = 6, #ARGV, 3 do
   if kind == ended then
     over[job] = '1'
   end
+  if picture ~= '' then
+    pictures[job] = picture
+  end
 end
 for _, job in ipairs(order) do
   redis.call('EXPIRE', stream .. job, keep_s)
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', news_length, '*', 'job', job, 'ended', over[job])
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', news_length, '*', 'job', job, 'ended', over[job], 'picture', pictures[job] or '')
 end
 """
 
@@ -56,13 +59,36 @@ ENDED = "done"  # type of the last notice of a job
 EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 
+class Picture(NamedTuple):
+    """The one picture of a job that has succeeded, as its row has it."""
+
+    id: str
+    sha256: str  # of the PNG
+    blob: str
+
+
 @dataclass(frozen=True)
 class Notice:
-    """Something to tell: `type` is status, progress, metrics, preview, image or done; `data` is JSON."""
+    """Something to tell: `type` is status, progress, metrics, preview, image or done; `data` is JSON.
+
+    `picture` is for those who watch all jobs: who waits for the job's one picture then has no row to look for.
+    """
 
     job_id: str
     type: str
     data: dict[str, Any]
+    picture: Picture | None = None
+
+
+class Heard(NamedTuple):
+    """What a watch hears of a job."""
+
+    ended: bool
+    picture: Picture | None = None
+
+    def and_then(self, later: Heard) -> Heard:
+        """Both in one."""
+        return Heard(self.ended or later.ended, later.picture or self.picture)
 
 
 @dataclass(frozen=True)
@@ -77,8 +103,8 @@ class Event:
 class Watch(Protocol):
     """Hears of every job from the moment it was opened."""
 
-    def next(self, timeout_s: float) -> dict[str, bool]:
-        """Jobs with news since the last call, and whether they have ended; empty when none came in `timeout_s`."""
+    def next(self, timeout_s: float) -> dict[str, Heard]:
+        """Jobs with news since the last call, and what it was; empty when none came in `timeout_s`."""
 
 
 class EventBus(Protocol):
@@ -142,11 +168,16 @@ class RedisBus:
         told = [
             field
             for notice in notices
-            for field in (notice.job_id, notice.type, json.dumps(notice.data, separators=(",", ":")))
+            for field in (
+                notice.job_id,
+                notice.type,
+                _json(notice.data),
+                _json(notice.picture) if notice.picture else "",
+            )
         ]
         with self._outage.guarding():
-            for start in range(0, len(told), 3 * MOST_TOLD):
-                part = told[start : start + 3 * MOST_TOLD]
+            for start in range(0, len(told), 4 * MOST_TOLD):
+                part = told[start : start + 4 * MOST_TOLD]
                 self._publish(keys=[NEWS], args=[STREAM, HISTORY_LENGTH, HISTORY_S, NEWS_LENGTH, ENDED, *part])
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:
@@ -174,7 +205,7 @@ class _RedisWatch:
         self._redis, self._outage = client, outage
         self._last = last
 
-    def next(self, timeout_s: float) -> dict[str, bool]:
+    def next(self, timeout_s: float) -> dict[str, Heard]:
         deadline = time.monotonic() + timeout_s
         while True:
             left_s = deadline - time.monotonic()
@@ -182,15 +213,17 @@ class _RedisWatch:
             if news or left_s <= WATCH_S:
                 return news
 
-    def _look(self, block_s: float) -> dict[str, bool]:
+    def _look(self, block_s: float) -> dict[str, Heard]:
         block_ms = max(1, int(block_s * 1000))  # 0 would wait for ever
         with self._outage.guarding():
             streams: Any = self._redis.xread({NEWS: self._last}, count=1000, block=block_ms)
-        news: dict[str, bool] = {}
+        news: dict[str, Heard] = {}
         for _, rows in streams or []:
             for event_id, fields in rows:
                 self._last = event_id
-                news[fields["job"]] = fields.get("ended") == "1" or news.get(fields["job"], False)
+                # Releases before this one say nothing of pictures, older ones nothing of ends.
+                picture = Picture(*json.loads(told)) if (told := fields.get("picture")) else None
+                _add(news, fields["job"], Heard(fields.get("ended") == "1", picture))
         return news
 
 
@@ -200,7 +233,7 @@ class MemoryBus:
     def __init__(self) -> None:
         self._news = threading.Condition()
         self._events: dict[str, list[Event]] = defaultdict(list)
-        self._told: list[tuple[str, bool]] = []
+        self._told: list[tuple[str, Heard]] = []
 
     def publish(self, *notices: Notice) -> None:
         with self._news:
@@ -209,7 +242,7 @@ class MemoryBus:
                 number = int(kept[-1].id.removesuffix("-0")) + 1 if kept else 1
                 kept.append(Event(f"{number}-0", notice.type, json.loads(json.dumps(notice.data))))
                 del kept[:-HISTORY_LENGTH]
-                self._told.append((notice.job_id, notice.type == ENDED))
+                self._told.append((notice.job_id, Heard(notice.type == ENDED, notice.picture)))
             self._news.notify_all()
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:
@@ -229,17 +262,26 @@ class MemoryBus:
 
 
 class _MemoryWatch:
-    def __init__(self, news: threading.Condition, told: list[tuple[str, bool]]) -> None:
+    def __init__(self, news: threading.Condition, told: list[tuple[str, Heard]]) -> None:
         self._news, self._told, self._read = news, told, len(told)
 
-    def next(self, timeout_s: float) -> dict[str, bool]:
+    def next(self, timeout_s: float) -> dict[str, Heard]:
         with self._news:
             self._news.wait_for(lambda: len(self._told) > self._read, timeout_s)
-            fresh: dict[str, bool] = {}
-            for job_id, ended in self._told[self._read :]:
-                fresh[job_id] = ended or fresh.get(job_id, False)
+            fresh: dict[str, Heard] = {}
+            for job_id, heard in self._told[self._read :]:
+                _add(fresh, job_id, heard)
             self._read = len(self._told)
             return fresh
+
+
+def _add(news: dict[str, Heard], job_id: str, heard: Heard) -> None:
+    before = news.get(job_id)
+    news[job_id] = before.and_then(heard) if before is not None else heard
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _order(event_id: str) -> tuple[int, int]:

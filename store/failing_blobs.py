@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from store.blobs import ABANDONED_S, Blobs, Entry, converted
+from store.blobs import ABANDONED_S, Blobs, Entry, Settle, converted
 
 
 class FailingBlobs:
@@ -46,6 +46,10 @@ class FailingBlobs:
     def put(self, key: str, data: bytes) -> None:
         with self.writer(key) as file:
             file.write(data)
+
+    def begin_many(self, blobs: Mapping[str, bytes]) -> Settle:
+        self.put_many(blobs)
+        return lambda: None
 
     def put_many(self, blobs: Mapping[str, bytes]) -> None:
         for key, data in blobs.items():

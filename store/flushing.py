@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 FEW = 2  # so many files are flushed one by one; syncfs(2) may have others' writes to flush as well
+
+_flusher = ThreadPoolExecutor(1, thread_name_prefix="flusher")  # the thread comes with the first use
 
 
 def make_directory(directory: Path) -> None:
@@ -39,6 +42,14 @@ def flush(files: Collection[str], folders: Collection[str] = ()) -> None:
         return
     for place in (*files, *folders):
         sync(place)
+
+
+def begin_flush(files: Collection[str], folders: Collection[str]) -> Callable[[], None]:
+    """Flushes as `flush` does, a few files while others work; returns what to call to wait until all are on the disk."""
+    if len(files) > FEW:  # with what others have written it may take long, and meanwhile a database may be locked
+        flush(files, folders)
+        return lambda: None
+    return _flusher.submit(flush, files, folders).result
 
 
 def _sync_filesystem(path: str) -> bool:

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from models.png import encode
 from models.sampling import RenderedImage
-from store.events import Notice
+from store.events import Notice, Picture
 from store.identifiers import new_id
 from store.resources import Resources
 from store.slices import NewImage, Outcome, Slice, commit_slices
@@ -73,7 +73,7 @@ class PictureStore:
         # The key says what the picture is, so a second attempt writes the same bytes to the same place.
         keys = [_key(part.claim.job_id, position) for part, position in places]
         with stage("store"):
-            self._resources.blobs.put_many(dict(zip(keys, files, strict=True)))
+            settle = self._resources.blobs.begin_many(dict(zip(keys, files, strict=True)))
         images_per_s = len(files) / max(time.monotonic() - batch.started, 1e-6)
         with stage("commit"), database.transaction() as session:
             now = database.now(session)
@@ -88,6 +88,7 @@ class PictureStore:
                 now=now,
                 images_per_s=images_per_s,
             )
+            settle()
         stored = {outcome.job_id for outcome in outcomes}
         for part in batch.slices:
             if part.claim.job_id not in stored:
@@ -174,7 +175,8 @@ def _notices(outcome: Outcome, images: Sequence[NewImage]) -> Iterator[Notice]:
             {"position": image.position, "id": image.id, "url": f"/v1/images/{image.id}/content"},
         )
     if outcome.ended:
-        yield Notice(outcome.job_id, "done", {"status": "succeeded", "error": None})
+        only = Picture(images[0].id, images[0].sha256, images[0].blob) if outcome.total == 1 else None
+        yield Notice(outcome.job_id, "done", {"status": "succeeded", "error": None}, only)
         return
     progress = {
         "done": float(outcome.done),

@@ -155,10 +155,15 @@ class SliceSampler:
             finishing = self._pass_on(before, finishing)
             before = begun
             if begun is not None and (suspect or not self._makes_room(begun)):
-                finishing, before = self._pass_on(begun, finishing), None
-                if begun.count == 1:  # to look for more meanwhile would hold up who asks alone
+                before = None
+                if (
+                    begun.count == 1
+                ):  # to look for more meanwhile would hold up who asks alone, and so would another thread
                     self._wait(finishing)
                     finishing = None
+                    self._finish(self._collect(begun))
+                else:
+                    finishing = self._pass_on(begun, finishing)
         self._wait(self._pass_on(before, finishing))
         self._settle()
         self._end_canceled()

@@ -21,7 +21,7 @@ from app.submissions import Idempotency, Submission, submit_together
 from store import jobs, records
 from store.database import Database
 from store.errors import BlobNotFound, DatabaseUnavailable, JobNotFound
-from store.events import MemoryBus, Notice
+from store.events import Heard, MemoryBus, Notice
 from store.memory_blobs import MemoryBlobs
 from store.queue import Lane, MemoryQueue
 from store.records import JobKind, JobStatus
@@ -72,7 +72,7 @@ def test_what_comes_together_is_committed_at_once_and_rung_for_once(resources: R
         made = submit_together(resources, backlog, Quotas(resources), [generation(name) for name in "abc"])
 
         resources.tell(Notice("job_z", "progress", {}))
-        assert watch.next(5) == {"job_z": False}  # of a, b and c nobody knows yet
+        assert watch.next(5) == {"job_z": Heard(False)}  # of a, b and c nobody knows yet
     assert resources.bus.history("job_b") == []  # and who comes to know one begins with its row
     assert [(answer[0].id, answer[1]) for answer in made if not isinstance(answer, Exception)] == [
         ("job_a", True),

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from store import flushing
 from store.blobs import Blobs, LocalBlobs
 from store.errors import BlobNotFound, BlobsUnavailable, StorageFull
+from store.flushing import FEW
 
 KEY = "images/job_1/000000.png"
 
@@ -359,6 +361,18 @@ def test_a_disk_that_is_full_only_when_flushed_is_storage_full(
         local.put(KEY, b"x")
 
     assert files_below(local.root) == []
+
+
+@pytest.mark.parametrize("count", [1, FEW + 1])
+def test_what_can_t_be_flushed_is_told_before_anybody_is_told_of_the_keys(
+    count: int, local: LocalBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_files: object, _folders: object = ()) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(flushing, "flush", refuse)
+    with pytest.raises(StorageFull):
+        local.begin_many({f"images/{number}": b"x" for number in range(count)})()
 
 
 def test_a_directory_that_can_t_be_made_is_unavailable(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from store import events
 from store.errors import RedisUnavailable
-from store.events import EventBus, Notice, RedisBus
+from store.events import EventBus, Heard, Notice, Picture, RedisBus
 from store.local_redis import HOST, free_port
 from tests.services import NotInstalled, absent, running_redis
 
@@ -107,24 +107,37 @@ def test_a_watch_hears_of_all_jobs_from_its_opening_on_once_each(bus: EventBus) 
         heard = watch.next(5)
         while heard.keys() < {"job_1", "job_2"}:
             heard |= watch.next(5)
-        assert heard == {"job_1": False, "job_2": False}
+        assert heard == {"job_1": Heard(False), "job_2": Heard(False)}
         assert watch.next(0.01) == {}
         tell(bus, "job_1", 3)
-        assert watch.next(5) == {"job_1": False}
+        assert watch.next(5) == {"job_1": Heard(False)}
 
 
 def test_a_watch_says_which_jobs_have_ended(bus: EventBus) -> None:
     with bus.watch() as watch:
         bus.publish(Notice("job_1", "done", {}), Notice("job_2", "status", {}), Notice("job_1", "image", {}))
 
-        assert watch.next(5) == {"job_1": True, "job_2": False}
+        assert watch.next(5) == {"job_1": Heard(True), "job_2": Heard(False)}
+
+
+def test_a_watch_hears_of_a_job_s_one_picture_whatever_else_is_told_with_it(bus: EventBus) -> None:
+    picture = Picture("img_1", "5ea1", "images/1.png")
+    with bus.watch() as watch:
+        bus.publish(
+            Notice("job_1", "status", {}), Notice("job_1", "done", {}, picture), Notice("job_1", "note", {}),
+            Notice("job_2", "done", {}),
+        )  # fmt: skip
+        assert watch.next(5) == {"job_1": Heard(True, picture), "job_2": Heard(True)}
+        bus.publish(Notice("job_1", "done", {}, picture))
+        bus.publish(Notice("job_1", "status", {}))
+        assert watch.next(5) == {"job_1": Heard(True, picture)}  # two pieces of news, read at once
 
 
 def test_watches_do_not_take_news_from_each_other(bus: EventBus) -> None:
     with bus.watch() as one, bus.watch() as other:
         tell(bus, "job_1", 1)
 
-        assert one.next(5) == other.next(5) == {"job_1": False}
+        assert one.next(5) == other.next(5) == {"job_1": Heard(False)}
 
 
 def test_a_watch_that_waits_wakes_up_at_once(bus: EventBus) -> None:
@@ -133,7 +146,7 @@ def test_a_watch_that_waits_wakes_up_at_once(bus: EventBus) -> None:
         teller.start()
         started = time.monotonic()
 
-        assert watch.next(10) == {"job_1": False}
+        assert watch.next(10) == {"job_1": Heard(False)}
 
         assert time.monotonic() - started < 5
         teller.join()

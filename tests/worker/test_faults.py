@@ -19,7 +19,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.errors import BadCheckpoint, DiskFull, NewerFormat, OutOfSpace
-from store.blobs import LocalBlobs
+from store.blobs import LocalBlobs, Settle
 from store.database import Database
 from store.errors import BlobsUnavailable, DatabaseUnavailable, StorageFull
 from store.failing_blobs import FailingBlobs
@@ -247,6 +247,35 @@ def test_a_sampler_whose_blobs_fail_half_way_through_batches_makes_every_picture
     assert [desk.job(job_id).status for job_id in job_ids] == [JobStatus.SUCCEEDED] * 2
     assert images(station.resources, job_ids[0]) == images(station.resources, undisturbed)
     assert station.heartbeat.held() == []
+
+
+def test_a_picture_is_committed_only_once_its_disk_has_it(station: Station, desk: Desk, tmp_path: Path) -> None:
+    settled: list[Mapping[int, bytes]] = []
+
+    class FullWhenFlushed(LocalBlobs):
+        """Whose disk turns out to be full the first time that it is waited for."""
+
+        def begin_many(self, blobs: Mapping[str, bytes]) -> Settle:
+            settle = super().begin_many(blobs)
+
+            def fail_once() -> None:
+                settle()
+                settled.append(images(resources, job_id))
+                if len(settled) == 1:
+                    raise StorageFull("full")
+
+            return fail_once
+
+    resources = _with(station.resources, blobs=FullWhenFlushed(tmp_path / "blobs"))
+    own = Desk(resources, desk._prepared_dir, desk._checkpoint_dir)
+    own.model()
+    job_id = own.sample_job(1)
+
+    SliceSampler(replace(station, resources=resources)).serve()
+
+    assert settled == [{}, {}]
+    assert own.job(job_id).status is JobStatus.SUCCEEDED
+    assert list(images(resources, job_id)) == [0]
 
 
 def test_a_sampler_whose_blobs_disk_vanishes_waits_for_it(station: Station, desk: Desk, small_disk: Path) -> None:

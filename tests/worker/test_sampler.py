@@ -22,6 +22,7 @@ from models.generator import Generator
 from models.sampling import Rendering, SampleItem, Sampler
 from store import jobs
 from store.errors import RedisUnavailable
+from store.events import Heard
 from store.queue import Lane, MemoryQueue
 from store.records import Image, Job, JobKind, JobStatus
 from tests.worker.conftest import Desk
@@ -392,6 +393,18 @@ def test_a_sampler_starts_although_nothing_can_be_loaded(desk: Desk, station: St
     SliceSampler(station).warm()
 
 
+def test_the_end_of_a_job_for_one_picture_is_told_with_the_picture(desk: Desk, sampler: SliceSampler) -> None:
+    desk.model()
+    one, two = desk.sample_job(1, seed=0), desk.sample_job(2, seed=1)
+    with desk.resources.bus.watch() as watch:
+        sampler.serve()
+        heard = watch.next(5)
+
+    [image] = images_of(desk, one)
+    assert heard[one].picture == (image.id, image.sha256, image.blob)
+    assert heard == {one: Heard(True, heard[one].picture), two: Heard(True)}
+
+
 def test_a_sampler_that_lingers_hears_the_next_bell_itself(desk: Desk, station: Station) -> None:
     """Given a sampler that has run out of work, I expect the next bell to be enough for it to go on, until it drains."""
     desk.model()
@@ -402,8 +415,8 @@ def test_a_sampler_that_lingers_hears_the_next_bell_itself(desk: Desk, station: 
         for seed in (1, 2):
             made.append(desk.sample_job(1, seed=seed))
             queue.ring(Lane.SAMPLE)
-            heard: dict[str, bool] = {}
-            while not heard.get(made[-1]):
+            heard: dict[str, Heard] = {}
+            while not (made[-1] in heard and heard[made[-1]].ended):
                 assert thread.is_alive()
                 heard |= watch.next(5)
     station.draining.set()
