@@ -26,11 +26,15 @@ MOST_TOLD = 500  # notices in one command
 
 # One command for any number of notices: packing and reading several for each would cost more than all else about them.
 PUBLISH = """
-local stream, length, keep_s, news_length, ended = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local order, over, pictures = {}, {}, {}
-for at = 6, #ARGV, 4 do
+local stream, length, keep_s, news_length, ended = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local least_s, times = tonumber(ARGV[6]), tonumber(ARGV[7])
+local order, over, pictures, last = {}, {}, {}, {}
+local function milliseconds(id)
+  return tonumber(string.match(id, '^%d+'))
+end
+for at = 8, #ARGV, 4 do
   local job, kind, data, picture = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  redis.call('XADD', stream .. job, 'MAXLEN', '~', length, '*', 'type', kind, 'data', data)
+  last[job] = redis.call('XADD', stream .. job, 'MAXLEN', '~', length, '*', 'type', kind, 'data', data)
   if over[job] == nil then
     order[#order + 1] = job
     over[job] = '0'
@@ -43,7 +47,13 @@ for at = 6, #ARGV, 4 do
   end
 end
 for _, job in ipairs(order) do
-  redis.call('EXPIRE', stream .. job, keep_s)
+  local keep = keep_s
+  if over[job] == '1' then
+    local first = redis.call('XRANGE', stream .. job, '-', '+', 'COUNT', 1)[1][1]
+    local lasted_s = (milliseconds(last[job]) - milliseconds(first)) / 1000
+    keep = math.min(keep_s, math.max(least_s, math.ceil(times * lasted_s)))
+  end
+  redis.call('EXPIRE', stream .. job, keep)
   redis.call('XADD', KEYS[1], 'MAXLEN', '~', news_length, '*', 'job', job, 'ended', over[job], 'picture', pictures[job] or '')
 end
 """
@@ -52,7 +62,10 @@ CONNECT_S = 1.0  # how long a connection to Redis may take
 ANSWER_S = 1.5  # and an answer: whoever waits for it may be a request
 WATCH_S = 1.0  # longest uninterrupted look at it, below ANSWER_S
 HISTORY_LENGTH = 1000  # events kept for each job, at least; Redis trims in blocks
-HISTORY_S = 24 * 3600  # and for how long after the last
+HISTORY_S = 24 * 3600  # and for how long after the last, at most
+# After a job's end they are kept for so many times as long as it took, but this long at least: who lost the connection comes
+# back in seconds. Each job's take 4 kB of Redis, so those of pictures made within milliseconds would fill its memory in a day.
+ENDED_TIMES, ENDED_LEAST_S = 10, 60
 NEWS_LENGTH = 10_000  # how far a slow watcher of all jobs may fall behind
 NEWS = "darkroom:news"
 ENDED = "done"  # type of the last notice of a job
@@ -175,10 +188,11 @@ class RedisBus:
                 _json(notice.picture) if notice.picture else "",
             )
         ]
+        terms = STREAM, HISTORY_LENGTH, HISTORY_S, NEWS_LENGTH, ENDED, ENDED_LEAST_S, ENDED_TIMES
         with self._outage.guarding():
             for start in range(0, len(told), 4 * MOST_TOLD):
                 part = told[start : start + 4 * MOST_TOLD]
-                self._publish(keys=[NEWS], args=[STREAM, HISTORY_LENGTH, HISTORY_S, NEWS_LENGTH, ENDED, *part])
+                self._publish(keys=[NEWS], args=[*terms, *part])
 
     def history(self, job_id: str, after: str | None = None) -> list[Event]:
         with self._outage.guarding():

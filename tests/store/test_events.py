@@ -193,6 +193,27 @@ def test_news_is_bounded_and_old_events_go_away_by_themselves(redis_url: str) ->
     assert dict(info)["length"] == 1
 
 
+@pytest.mark.parametrize(
+    ("lasted_s", "kept_s"), [(0, events.ENDED_LEAST_S), (600, 6000), (48 * 3600, events.HISTORY_S)]
+)
+def test_the_events_of_a_job_that_has_ended_are_kept_by_how_long_it_took(
+    redis_url: str, lasted_s: int, kept_s: int
+) -> None:
+    bus, stream = RedisBus(redis_url), "darkroom:events:job_1"
+    with events.connect(redis_url) as client:
+        seconds, _ = client.time()
+        client.xadd(stream, {"type": "status", "data": "{}"}, id=f"{1000 * (int(seconds) - lasted_s)}-0")
+        tell(bus, "job_1", 1)
+        going_on_s = int(str(client.ttl(stream)))
+        bus.publish(Notice("job_1", "image", {}), Notice("job_1", "done", {}))
+        left_s = int(str(client.ttl(stream)))
+    bus.close()
+
+    assert events.HISTORY_S - 60 < going_on_s <= events.HISTORY_S
+    assert kept_s - 10 < left_s <= kept_s + 10 * events.ENDED_TIMES
+    assert left_s <= events.HISTORY_S
+
+
 def test_events_outlive_the_process_that_told_them(redis_url: str) -> None:
     teller, reader = RedisBus(redis_url), RedisBus(redis_url)
     tell(teller, "job_1", 1)
