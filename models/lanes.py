@@ -6,6 +6,9 @@ anyway. Shares of a batch meet once, and a lane that is done with its share goes
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -13,6 +16,8 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+# Of the threads: what is made gets stored, and told of, before more is made; else whoever asks again comes after the lanes are idle.
+NICENESS = 10
 FEWEST = 6  # pictures of a share: each reads all weights, which takes as long as two pictures
 
 Given = ParamSpec("Given")
@@ -32,7 +37,7 @@ class Lanes:
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
         self._pool = ThreadPoolExecutor(
-            threads, thread_name_prefix="lane", initializer=torch.set_num_threads, initargs=(1,)
+            threads, thread_name_prefix="lane", initializer=_stand_back
         )
 
     def begin(self, compute: Compute, latents: Tensor, labels: Tensor | None = None) -> list[Future[Tensor]]:
@@ -53,6 +58,13 @@ class Lanes:
         return [
             self._pool.submit(compute, *share) for share in zip(torch.tensor_split(latents, shares), named, strict=True)
         ]
+
+
+def _stand_back() -> None:
+    """One thread of PyTorch's for this one, which lets all others have its core first."""
+    torch.set_num_threads(1)
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def at_once(task: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Future[Result]:
