@@ -16,13 +16,14 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-# Of the threads: what is made gets stored, and told of, before more is made; else whoever asks again comes after the lanes are idle.
+# Of the threads: what is made is to be stored and told of before more is made, or who asks again comes when lanes are idle.
 NICENESS = 10
 FEWEST = 6  # pictures of a share: each reads all weights, which takes as long as two pictures
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 Compute = Callable[[Tensor, Tensor | None], Tensor]  # from latents [N, D] and labels [N] to [N, …]
+Then = Callable[[Tensor, int], None]  # with a share of these, and the place of its first
 
 
 class Lanes:
@@ -36,17 +37,18 @@ class Lanes:
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
-        self._pool = ThreadPoolExecutor(
-            threads, thread_name_prefix="lane", initializer=_stand_back
-        )
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lane", initializer=_stand_back)
 
-    def begin(self, compute: Compute, latents: Tensor, labels: Tensor | None = None) -> list[Future[Tensor]]:
+    def begin(
+        self, compute: Compute, latents: Tensor, labels: Tensor | None = None, then: Then | None = None
+    ) -> list[Future[Tensor]]:
         """Begin a batch.
 
         Args:
             compute: must bear to be called by several threads at once.
             latents: [N, D].
             labels: [N]; None: none.
+            then: what a lane does with its share before that counts as done; None: nothing.
 
         Returns:
             what will be computed of each share, in the order of the batch; what fails is raised by its future.
@@ -55,16 +57,26 @@ class Lanes:
         if shares <= 1:
             return [at_once(compute, latents, labels)]
         named = [None] * shares if labels is None else torch.tensor_split(labels, shares)
-        return [
-            self._pool.submit(compute, *share) for share in zip(torch.tensor_split(latents, shares), named, strict=True)
-        ]
+        begun, first = [], 0
+        for share in zip(torch.tensor_split(latents, shares), named, strict=True):
+            begun.append(self._pool.submit(_computed, compute, then, first, *share))
+            first += len(share[0])
+        return begun
+
+
+def _computed(compute: Compute, then: Then | None, first: int, latents: Tensor, labels: Tensor | None) -> Tensor:
+    made = compute(latents, labels)
+    if then is not None:
+        then(made, first)
+    return made
 
 
 def _stand_back() -> None:
     """One thread of PyTorch's for this one, which lets all others have its core first."""
     torch.set_num_threads(1)
     if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        own = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + NICENESS)  # 19 at most, says Linux
 
 
 def at_once(task: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Future[Result]:

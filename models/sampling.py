@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from torch import Tensor
 from models.blending import slerp, vary
 from models.errors import OutOfMemory, UnknownLabel
 from models.generator import Generator
-from models.lanes import Compute, Lanes
+from models.lanes import Compute, Lanes, Then
 from models.memory import is_out_of_memory, release_memory
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,10 @@ class RenderedImage:
     label: int | None  # the one it was made for; None when the generator takes no labels
     pixels: NDArray[np.uint8]  # [C, H, W]
     recipe: dict[str, Any] | None = None  # as in SampleItem
+    file: bytes | None = None  # what a lane has encoded it to
+
+
+Encode = Callable[[RenderedImage, int], bytes]  # a picture, and its place among those that were asked for
 
 
 def latents(generator: Generator, seeds: Sequence[int], labels: Sequence[int | None]) -> tuple[Tensor, Tensor | None]:
@@ -153,11 +158,13 @@ def _drawn(generator: Generator, item: SampleItem) -> tuple[Tensor, int | None]:
 class Rendering:
     """Pictures under way: asked for, drawn, and being developed."""
 
-    def __init__(self, sampler: Sampler, items: Sequence[SampleItem]) -> None:
+    def __init__(self, sampler: Sampler, items: Sequence[SampleItem], encode: Encode | None) -> None:
         self.started = time.monotonic()  # seconds
         self._sampler, self._items = sampler, items
         self._drawn, self._labels = latents_of(sampler.generator, items)
-        self._parts = sampler.begin_developing(self._drawn, self._labels)
+        self._made_for = [None] * len(items) if self._labels is None else self._labels.tolist()
+        self._encode, self._files = encode, dict[int, bytes]()  # by place
+        self._parts = self._begin_developing()
         self._ends: list[float] = []  # of shares, as they end
         for share in self._unfinished():
             share.add_done_callback(lambda _: self._ends.append(time.monotonic()))
@@ -193,12 +200,21 @@ class Rendering:
             tried = max(part.bucket for part in self._parts)
             self._parts = []  # what failed holds memory
             self._sampler.make_smaller(than=tried)
-            self._parts = self._sampler.begin_developing(self._drawn, self._labels)
-        made_for = [None] * len(self._items) if self._labels is None else self._labels.tolist()
-        return [
-            RenderedImage(item.seed, label, picture, item.recipe)
-            for item, label, picture in zip(self._items, made_for, pixels, strict=True)
-        ]
+            self._parts = self._begin_developing()
+        return [self._image(place, picture) for place, picture in enumerate(pixels)]
+
+    def _begin_developing(self) -> list[Part]:
+        then = self._encode_share if self._encode is not None else None
+        return self._sampler.begin_developing(self._drawn, self._labels, then)
+
+    def _image(self, place: int, pixels: NDArray[np.uint8]) -> RenderedImage:
+        item = self._items[place]
+        return RenderedImage(item.seed, self._made_for[place], pixels, item.recipe, self._files.get(place))
+
+    def _encode_share(self, pictures: Tensor, first: int) -> None:
+        assert self._encode is not None
+        for place, pixels in enumerate(pictures.numpy()[: len(self._items) - first], first):  # others pad the batch
+            self._files[place] = self._encode(self._image(place, pixels), place)
 
     def _developed(self) -> list[NDArray[np.uint8]] | None:
         """The pictures, each [C, H, W]; None where memory ran out."""
@@ -245,13 +261,18 @@ class Sampler:
         self._sizes = tuple(sorted(set(buckets)))
         self.buckets = self._probed()
 
-    def begin(self, items: Sequence[SampleItem]) -> Rendering:
+    def begin(self, items: Sequence[SampleItem], encode: Encode | None = None) -> Rendering:
         """Begin to develop pictures. What the caller's own thread computes is done when this returns.
+
+        Args:
+            items: the pictures that are asked for.
+            encode: makes files of them where lanes of several cores share them out, each with its share; elsewhere that would
+                hold the device up. None: nobody does.
 
         Raises:
             UnknownLabel: the generator has no such class, or none at all.
         """
-        return Rendering(self, items)
+        return Rendering(self, items, encode)
 
     def sample(self, items: Sequence[SampleItem]) -> list[RenderedImage]:
         """Develop pictures, in the order they are asked for.
@@ -262,13 +283,17 @@ class Sampler:
         """
         return self.begin(items).pictures()
 
-    def begin_developing(self, drawn: Tensor, labels: Tensor | None) -> list[Part]:
-        """Begin with the network's part: latents [N, D] and labels [N] in batches of our sizes."""
+    def begin_developing(self, drawn: Tensor, labels: Tensor | None, then: Then | None = None) -> list[Part]:
+        """Begin with the network's part: latents [N, D] and labels [N] in batches of our sizes.
+
+        `then` is for what lanes have made, as in `Lanes.begin`, with places among all latents; beyond are those that pad.
+        """
         parts = []
         for start, count, bucket in self._plan(len(drawn)):
             rows = slice(start, start + count)
             named = None if labels is None else _padded(labels[rows], bucket)
-            shares = self.lanes.begin(self.generator.render, _padded(drawn[rows], bucket), named)
+            further = None if then is None else partial(_from, then, start)
+            shares = self.lanes.begin(self.generator.render, _padded(drawn[rows], bucket), named, further)
             parts.append(Part(count, bucket, shares))
         return parts
 
@@ -316,6 +341,10 @@ class Sampler:
             count = min(bucket, left)
             yield start, count, bucket
             start += count
+
+
+def _from(then: Then, start: int, pictures: Tensor, first: int) -> None:
+    then(pictures, start + first)
 
 
 def _padded(rows: Tensor, size: int) -> Tensor:

@@ -111,19 +111,23 @@ class PictureStore:
 
         def share(start: int) -> list[bytes]:
             part = slice(start, start + step)
-            return [self._encode(*one, batch) for one in zip(places[part], batch.pictures[part], strict=True)]
+            return [
+                picture.file or self.encode(of, picture, batch.classes, batch.images_seen)
+                for (of, _), picture in zip(places[part], batch.pictures[part], strict=True)
+            ]
 
         shares = map(share, starts) if len(starts) == 1 else self._encoders.map(share, starts)
         return [file for files in shares for file in files]
 
-    def _encode(self, place: tuple[Slice, int], picture: RenderedImage, batch: Batch) -> bytes:
+    def encode(self, part: Slice, picture: RenderedImage, classes: Sequence[str] | None, images_seen: int) -> bytes:
+        """Return a slice's picture as a PNG, which says what made it; `classes` and `images_seen` as in Batch."""
         if not self._resources.settings.provenance:
             return encode(picture.pixels)
         text = text_chunks(
-            model_id=place[0].claim.model_id or "",
-            images_seen=batch.images_seen,
+            model_id=part.claim.model_id or "",
+            images_seen=images_seen,
             seed=picture.seed,
-            label=_class_name(picture, batch),
+            label=_class_name(picture, classes),
             recipe=picture.recipe,
         )
         return encode(picture.pixels, text=text, xmp=self._xmp)
@@ -145,7 +149,7 @@ def _row(
         model_id=part.claim.model_id or "",
         checkpoint=part.claim.checkpoint or "",
         seed=picture.seed,
-        label=_class_name(picture, batch),
+        label=_class_name(picture, batch.classes),
         recipe=picture.recipe,
         width=width,
         height=height,
@@ -156,8 +160,8 @@ def _row(
     )
 
 
-def _class_name(picture: RenderedImage, batch: Batch) -> str | None:
-    return batch.classes[picture.label] if batch.classes is not None and picture.label is not None else None
+def _class_name(picture: RenderedImage, classes: Sequence[str] | None) -> str | None:
+    return classes[picture.label] if classes is not None and picture.label is not None else None
 
 
 def _by_job(rows: Sequence[NewImage]) -> Mapping[str, list[NewImage]]:

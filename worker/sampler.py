@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from models.errors import ModelsError
 from models.lanes import at_once
-from models.sampling import Rendering
+from models.sampling import RenderedImage, Rendering
 from store import jobs
 from store.errors import BlobNotFound, LeaseLost, RedisUnavailable, StorageFull, Unavailable
 from store.events import Notice
@@ -236,9 +236,13 @@ class SliceSampler:
 
     def _begin_rendering(self, slices: Sequence[Slice]) -> Rendering:
         sampler = self._cache.get(slices[0].claim.checkpoint or "")
-        return sampler.begin(
-            [item_of(part.claim.request, position) for part in slices for position in range(part.start, part.end)]
-        )
+        places = [(part, position) for part in slices for position in range(part.start, part.end)]
+        generator = sampler.generator
+
+        def encode(picture: RenderedImage, place: int) -> bytes:
+            return self._store.encode(places[place][0], picture, generator.classes, generator.images_seen)
+
+        return sampler.begin([item_of(part.claim.request, position) for part, position in places], encode)
 
     def _makes_room(self, made: UnderWay) -> bool:
         """Waits until a lane of the device is about to be idle; returns whether any is still at work on the batch."""

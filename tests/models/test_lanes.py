@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +15,9 @@ import torch
 from torch import Tensor
 
 from models.generator import Generator, GeneratorCard
-from models.lanes import FEWEST, Lanes
+from models.lanes import FEWEST, NICENESS, Lanes
 from models.registry import build_generator
-from models.sampling import SampleItem, Sampler
+from models.sampling import RenderedImage, SampleItem, Sampler
 from tests.models.conftest import SMALL
 
 CLASSES = ["cat", "dog"]
@@ -132,6 +134,40 @@ def test_what_the_caller_computes_is_done_at_once() -> None:
     assert rendering.is_done
     assert rendering.first_share_s is None
     rendering.wait_for_room()
+
+
+def test_lanes_make_files_of_what_they_share_out_and_of_nothing_else() -> None:
+    """Given 45 pictures, in batches of 32 and 16 by two lanes, I expect each encoded once, as itself, and none that pads."""
+    sampler = Sampler(_generator(), buckets=(1, 16, 32), lanes=Lanes(2))
+    items, encoded = [SampleItem(seed) for seed in range(45)], Queue[int]()
+
+    def encode(picture: RenderedImage, place: int) -> bytes:
+        assert threading.current_thread().name.startswith("lane")
+        encoded.put(place)
+        return bytes([picture.seed, picture.label or 0]) + picture.pixels.tobytes()
+
+    pictures = sampler.begin(items, encode).pictures()
+
+    assert sorted(encoded.get() for _ in range(encoded.qsize())) == list(range(45))
+    for picture in pictures:
+        assert picture.file == bytes([picture.seed, picture.label or 0]) + picture.pixels.tobytes()
+    [alone] = sampler.begin(items[:1], encode).pictures()
+    assert alone.file is None  # the caller has developed it, and does the rest as it likes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux has a thread a priority of its own")
+def test_lanes_stand_back_for_other_threads() -> None:
+    nice = Queue[int]()
+
+    def compute(latents: Tensor, _labels: Tensor | None) -> Tensor:
+        nice.put(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return latents
+
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    _all(Lanes(2).begin(compute, torch.ones(2 * FEWEST, 1)))
+
+    assert [nice.get(), nice.get()] == [min(19, own + NICENESS)] * 2
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
 
 def test_two_batches_that_run_out_of_memory_together_are_made_smaller_once(caplog: pytest.LogCaptureFixture) -> None:
