@@ -33,6 +33,7 @@ from worker.running import Station, put_back
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 0.5
+SOON_S = 0.5  # until a batch's pictures are made: that its jobs run is told together with them
 AHEAD_S = 0.004  # that claiming and drawing take, before a lane can begin
 LINGER_S = 5.0  # without a bell, after which a sampler leaves them to Celery again
 
@@ -228,7 +229,7 @@ class SliceSampler:
     def _begin(self, slices: Sequence[Slice], news: Sequence[Notice] = ()) -> UnderWay:
         started = time.monotonic()
         begun = UnderWay(tuple(slices), at_once(self._begin_rendering, slices), started)
-        if begun.is_done:
+        if begun.is_done or 0 < begun.count * self._picture_s < SOON_S:
             return replace(begun, untold=tuple(news))
         if news:
             self._behind.submit(self._resources.tell, *news)
