@@ -157,9 +157,8 @@ class SliceSampler:
             before = begun
             if begun is not None and (suspect or not self._makes_room(begun)):
                 before = None
-                if (
-                    begun.count == 1
-                ):  # to look for more meanwhile would hold up who asks alone, and so would another thread
+                # To look for more meanwhile would hold up who asks alone, and so would another thread.
+                if begun.count == 1:
                     self._wait(finishing)
                     finishing = None
                     self._finish(self._collect(begun))
