@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ class Shown:
 
 
 class Ear:
-    """One waiter's side: it hears of one job; where `end_only`, only that it has ended."""
+    """One waiter's side: it hears of one job; where `end_only`, only that it has ended; with its one `picture` then."""
 
-    def __init__(self, news: News, end_only: bool) -> None:
+    def __init__(self, news: News, end_only: bool, picture: bool) -> None:
         self._news = news
-        self.end_only = end_only
+        self.end_only, self.picture = end_only, picture
         self.shown: Shown | None = None  # once it has ended well, where that is listened for
         self._heard = asyncio.Event()
 
@@ -71,7 +71,6 @@ class News:
 
     def __init__(self, bus: EventBus, read: Callable[[str], bytes]) -> None:
         self._bus, self._read = bus, read
-        self._shown_for: Counter[str] = Counter()  # by job, those who listen for its picture
         self._ears: dict[str, set[Ear]] = defaultdict(set)
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -110,17 +109,13 @@ class News:
             end_only: whether to hear only that it has ended.
             picture: whether to be shown its one picture then, if it can be.
         """
-        ear = Ear(self, end_only)
+        ear = Ear(self, end_only, picture)
         if self.closing:
             ear.wake()
         self._ears[job_id].add(ear)
-        self._shown_for[job_id] += picture
         try:
             yield ear
         finally:
-            self._shown_for[job_id] -= picture
-            if not self._shown_for[job_id]:
-                del self._shown_for[job_id]
             self._ears[job_id].discard(ear)
             if not self._ears[job_id]:
                 del self._ears[job_id]
@@ -154,7 +149,8 @@ class News:
             )
 
     def _shown(self, job_id: str, told: Heard) -> Shown | None:
-        if told.picture is None or not self._shown_for.get(job_id):
+        ears = tuple(self._ears.get(job_id, ()))  # a copy takes one step: the loop may add and drop some meanwhile
+        if told.picture is None or not any(ear.picture for ear in ears):
             return None
         try:
             return Shown(told.picture, self._read(told.picture.blob))

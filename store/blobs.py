@@ -11,6 +11,7 @@ import shutil
 import stat
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,6 +121,28 @@ class Blobs(Protocol):
 
     def ping(self) -> None:
         """Returns when the storage can be written to."""
+
+
+class OneByOne(ABC):
+    """Of a storage that stores blobs one after the other: what it does with many, and with a file."""
+
+    @abstractmethod
+    def put(self, key: str, data: bytes) -> None:
+        """As in Blobs."""
+
+    def begin_many(self, blobs: Mapping[str, bytes]) -> Settle:
+        """As in Blobs; nothing is left to wait for."""
+        self.put_many(blobs)
+        return lambda: None
+
+    def put_many(self, blobs: Mapping[str, bytes]) -> None:
+        """As in Blobs."""
+        for key, data in blobs.items():
+            self.put(key, data)
+
+    def put_file(self, key: str, path: Path) -> None:
+        """As in Blobs."""
+        self.put(key, path.read_bytes())
 
 
 class LocalBlobs:

@@ -5,7 +5,6 @@ Only this module commits. `transaction()` writes, `snapshot()` reads; doorbells 
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from store.errors import DatabaseUnavailable, NewerSchema, StorageFull
+from store.flushing import sync
 from store.room import check_room
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -126,10 +126,7 @@ class Database:
             return  # commits have waited, except for those that may be durable eventually
         # A commit is in the write-ahead log; where that is gone, it has been moved into the database and flushed there.
         try:
-            with Path(f"{self.url.database}-wal").open("rb+") as log:
-                os.fsync(log.fileno())
-        except FileNotFoundError:
-            return
+            sync(f"{self.url.database}-wal")
         except OSError as error:
             raise DatabaseUnavailable(
                 f"the database's disk does not answer: {error.strerror}; look after it"

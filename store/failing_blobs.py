@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from store.blobs import ABANDONED_S, Blobs, Entry, Settle, converted
+from store.blobs import ABANDONED_S, Blobs, Entry, OneByOne, converted
 
 
-class FailingBlobs:
+class FailingBlobs(OneByOne):
     """Another storage, whose disk fails at chosen calls; all else goes through.
 
     A call fails as a whole, except that `put_many` stores one blob after the other, so that it can fail half way.
@@ -46,17 +46,6 @@ class FailingBlobs:
     def put(self, key: str, data: bytes) -> None:
         with self.writer(key) as file:
             file.write(data)
-
-    def begin_many(self, blobs: Mapping[str, bytes]) -> Settle:
-        self.put_many(blobs)
-        return lambda: None
-
-    def put_many(self, blobs: Mapping[str, bytes]) -> None:
-        for key, data in blobs.items():
-            self.put(key, data)
-
-    def put_file(self, key: str, path: Path) -> None:
-        self.put(key, path.read_bytes())
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from store.blobs import ABANDONED_S, Entry, Settle, checked
+from store.blobs import ABANDONED_S, Entry, OneByOne, checked
 from store.errors import BlobNotFound
 
 
-class MemoryBlobs:
+class MemoryBlobs(OneByOne):
     """The twin of LocalBlobs: nothing outlives the object."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -24,17 +24,6 @@ class MemoryBlobs:
     def put(self, key: str, data: bytes) -> None:
         self._written_at[checked(key)] = self._clock()  # first: whoever lists the blob looks for its time
         self._blobs[key] = bytes(data)
-
-    def begin_many(self, blobs: Mapping[str, bytes]) -> Settle:
-        self.put_many(blobs)
-        return lambda: None
-
-    def put_many(self, blobs: Mapping[str, bytes]) -> None:
-        for key, data in blobs.items():
-            self.put(key, data)
-
-    def put_file(self, key: str, path: Path) -> None:
-        self.put(key, path.read_bytes())
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:
