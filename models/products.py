@@ -1,8 +1,8 @@
 """Matrix products of prepared generators: on a CPU with weights laid out once, and each row summed alike in any company.
 
-oneDNN's products with weights in its own layout are half as fast again as MKL's where matrices are large, and sum a row in the
-same order however many there are; MKL takes another order for few rows, for fewer than 3 to 16 by the processor. PyTorch has
-oneDNN's for its compiler, underscored; where they are missing, MKL's serve.
+oneDNN's products with weights in its own layout are faster than MKL's, three times for few rows, and sum a row in the same
+order however many there are; MKL takes another order for few rows, for fewer than 3 to 16 by the processor. PyTorch has them
+for its compiler, underscored; where they are missing, MKL's serve.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PACKED = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-FEWEST_PACKED = 2**16  # numbers in one of many matrices, below which what each call takes is more than what it saves
+# Elsewhere than on x86 with AVX2, oneDNN's convolutions in groups are up to thirty times as slow as MKL's products.
+GROUPED = (
+    hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    and hasattr(torch.ops.mkldnn, "_get_mkldnn_serialized_md")
+    and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+)
 # Of MKL's products: they sum fewer in another order, and a picture's bits would depend on company.
 LEAST_ROWS = 4
 
@@ -44,31 +49,54 @@ class Product(nn.Module):
 
 
 class Products(nn.Module):
-    """Products with fixed matrices on a CPU: the i-th of [I, T, C] by the i-th, to [I, T, O].
+    """Products with fixed matrices on a CPU: the i-th of [T, I, C] by the i-th, to [T, I, O].
+
+    All of them are one convolution of 1x1 in groups: one call, during which no interpreter is held.
 
     Args:
         weights: float [I, C, O].
     """
 
-    weights: Tensor
+    weights: Tensor  # where the library's products serve
 
     def __init__(self, weights: Tensor) -> None:
         super().__init__()
-        self._packed: list[Tensor] = []
-        if PACKED and weights[0].numel() >= FEWEST_PACKED:
-            for index, weight in enumerate(weights.transpose(1, 2)):
-                packed = _packed(weight)
-                self.register_buffer(f"packed_{index}", packed, persistent=False)
-                self._packed.append(packed)
+        self.groups, self.inputs, self.outputs = weights.shape
+        self._by_rows: dict[int, Tensor] = {}  # the filters for so many rows
+        self._by_layout: dict[bytes, Tensor] = {}
+        if GROUPED:
+            filters = weights.transpose(1, 2).reshape(-1, self.inputs, 1, 1)
+            self._by_rows[1] = self._held(1, filters)
         else:
             self.register_buffer("weights", weights.contiguous(), persistent=False)
 
-    def forward(self, rows: Tensor, out: Tensor) -> None:
-        if not self._packed:
-            torch.bmm(rows, self.weights, out=out)
-            return
-        for factor, weight, product in zip(rows, self._packed, out, strict=True):
-            product.copy_(_product(factor, weight, None))
+    def forward(self, rows: Tensor) -> Tensor:
+        if not GROUPED:
+            return torch.bmm(rows.transpose(0, 1), self.weights).transpose(0, 1).contiguous()
+        count = len(rows)
+        filters = self._by_rows.get(count)
+        if filters is None:
+            # oneDNN has two layouts or three, by a rule of its own; in the wrong one, each call would take as long as forty.
+            filters = self._by_rows[count] = self._held(count, self._by_rows[1].to_dense())
+        maps = rows.view(1, count, 1, self.groups * self.inputs).permute(0, 3, 1, 2)  # a row is a pixel
+        made = torch.ops.mkldnn._convolution_pointwise(maps, filters, None, *self._geometry, "none", [], "")
+        products: Tensor = made.permute(0, 2, 3, 1).reshape(count, self.groups, self.outputs)
+        return products
+
+    @property
+    def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
+        """Padding, stride, dilation and groups."""
+        return [0, 0], [1, 1], [1, 1], self.groups
+
+    def _held(self, count: int, filters: Tensor) -> Tensor:
+        """Filters [I O, C, 1, 1] in oneDNN's layout for so many rows; of each layout the first ones stay."""
+        sizes = [1, self.groups * self.inputs, count, 1]
+        laid_out: Tensor = torch.ops.mkldnn._reorder_convolution_weight(filters, *self._geometry, sizes)
+        layout = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(laid_out).numpy())
+        held = self._by_layout.setdefault(layout, laid_out)
+        if held is laid_out:
+            self.register_buffer(f"filters_{count}", laid_out, persistent=False)
+        return held
 
 
 def _packed(weight: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ def spread(maps: Any, size: Any, m: int, first: int, combined: Any, across: Any,
         m: pixels along a tile's side; tiles are numbered by picture, row and column.
         first: number of the first tile.
         combined: as in Filter.
-        across: [n^2 T, C] for T tiles, those of a pair of combinations beside each other.
+        across: [T n^2, C] for T tiles: by tile, by pair of combinations.
         columns: for what lies between, [m, C].
     """
     height, width = size
@@ -126,7 +126,7 @@ def spread(maps: Any, size: Any, m: int, first: int, combined: Any, across: Any,
             for x in range(m):
                 _combine(combined, i, maps, start + x, width, columns, x)
             for j in range(n):
-                _combine(combined, j, columns, 0, 1, across, (n * i + j) * count + t)
+                _combine(combined, j, columns, 0, 1, across, (t * n + i) * n + j)
 
 
 @inlined
@@ -157,7 +157,7 @@ def gather(
     """Sum products to the pixels of tiles, from the `first` on; each outreaches its tile by one, where neighbours add up.
 
     Args:
-        made: [4 n^2 T, O] for T tiles: by a pair of combinations, by tile, by phase.
+        made: [T n^2 4, O] for T tiles: by tile, by pair of combinations, by phase.
         size: H and W, of the smaller maps.
         m: as for `spread`.
         first: as for `spread`.
@@ -177,8 +177,8 @@ def gather(
         for phase in range(4):
             for i in range(n):
                 for j in range(n):
-                    start = 4 * (j * count + t) + phase
-                    _combine(summed, i, made, start, 4 * n * count, columns, (phase * n + i) * n + j)
+                    start = 4 * (t * n**2 + j) + phase
+                    _combine(summed, i, made, start, 4 * n, columns, (phase * n + i) * n + j)
         for phase in range(4):
             for i in range(n):
                 y = 2 * (m * row + i) - phase // 2

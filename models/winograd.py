@@ -97,11 +97,10 @@ class WinogradDoubling(nn.Module):
         """Fill `count` tiles of `doubled`, from the `first` on."""
         filtered, take = filtering(m), self.workspace.take
         n, size = m + 1, tuple(rows.shape[1:3])
-        across, columns = take("across", n**2, count, self.inputs), take("columns", m, self.inputs)
+        across, columns = take("across", count, n**2, self.inputs), take("columns", m, self.inputs)
         spread(_flat(rows), size, m, first, filtered.combined, _flat(across), _flat(columns))
-        made, columns = take("made", n**2, count, 4 * self.outputs), take("sums", 4 * n**2, self.outputs)
-        self._products(m)(across, made)
-        least, made = RECTIFIED if self.rectify else NO_LEAST, made.view(-1, self.outputs)
+        made, columns = self._products(m)(across).view(-1, self.outputs), take("sums", 4 * n**2, self.outputs)
+        least = RECTIFIED if self.rectify else NO_LEAST
         gather(_flat(made), size, m, first, filtered.summed, self.bias.numpy(), least, _flat(doubled), _flat(columns))
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from models import products
-from models.products import FEWEST_PACKED, LEAST_ROWS, Product, Products
+from models.products import LEAST_ROWS, Product, Products
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(512, 64), (100, 2048), (512, 48)])
@@ -31,17 +31,36 @@ def test_without_packed_weights_few_rows_are_padded(monkeypatch: pytest.MonkeyPa
     assert torch.equal(product(row), product(padded)[:1])
 
 
-@pytest.mark.parametrize("numbers", [FEWEST_PACKED // 2, FEWEST_PACKED])
-def test_products_are_the_same_with_any_number_of_rows(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("groups", "inputs", "outputs"), [(9, 64, 128), (25, 136, 272), (3, 1, 4)])
+def test_products_are_the_same_with_any_number_of_rows(groups: int, inputs: int, outputs: int) -> None:
     torch.manual_seed(0)
-    weights, rows = torch.randn(3, 64, numbers // 64), torch.randn(3, 2 * LEAST_ROWS, 64)
-    made, few = torch.empty(3, 2 * LEAST_ROWS, numbers // 64), torch.empty(3, LEAST_ROWS, numbers // 64)
+    weights, rows = torch.randn(groups, inputs, outputs), torch.randn(192, groups, inputs)
     several = Products(weights)
-    several(rows, made)
-    assert torch.allclose(made, rows @ weights, atol=1e-4)
-    several(rows[:, 1:-3].contiguous(), few)
-    assert torch.equal(few, made[:, 1:-3])
-    assert sum(buffer.nbytes for buffer in several.buffers()) >= weights.nbytes
-    monkeypatch.setattr(products, "PACKED", False)
-    Products(weights)(rows, few := torch.empty_like(made))
-    assert torch.allclose(few, made, atol=1e-4)
+    made = several(rows)
+    assert torch.allclose(made, torch.einsum("tic,ico->tio", rows, weights), atol=1e-4)
+    fewest = (1, 2) if products.GROUPED else ()  # else MKL's, in another order
+    for count in (*fewest, LEAST_ROWS, 16, 63, 64, 80, 128):
+        assert torch.equal(several(rows[-count:]), made[-count:]), count
+
+
+def test_weights_are_held_once_for_each_layout() -> None:
+    """Given products of many numbers of rows, I expect their weights to be held no more than a few times."""
+    torch.manual_seed(0)
+    weights = torch.randn(9, 256, 512)
+    several = Products(weights)
+    for count in range(1, 129):
+        several(torch.randn(count, 9, 256))
+    assert weights.nbytes <= sum(buffer.nbytes for buffer in several.buffers()) <= 3 * weights.nbytes
+    assert several.state_dict() == {}
+
+
+def test_without_groups_products_are_the_library_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a processor on which oneDNN's convolutions in groups are slow, I expect the same products by another way."""
+    torch.manual_seed(0)
+    weights, rows = torch.randn(9, 64, 128), torch.randn(2 * LEAST_ROWS, 9, 64)
+    expected = Products(weights)(rows)
+    monkeypatch.setattr(products, "GROUPED", False)
+    other = Products(weights)
+    assert [name for name, _ in other.named_buffers()] == ["weights"]
+    assert torch.allclose(other(rows), expected, atol=1e-4)
+    assert torch.equal(other(rows[LEAST_ROWS:]), other(rows)[LEAST_ROWS:])
