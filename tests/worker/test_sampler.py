@@ -33,7 +33,7 @@ from worker.sampler import SliceSampler
 
 @pytest.fixture(autouse=True)
 def _small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "FEWEST", 4)  # two lanes share a batch of 8 out
+    monkeypatch.setattr(lanes, "FEWEST", 2)  # two lanes share out even the first batch, which is a half one
 
 
 @pytest.fixture(params=[1, 2], ids="{}-threads".format)
@@ -88,12 +88,34 @@ def test_a_job_larger_than_a_batch_is_made_in_slices_and_small_ones_overtake_it(
     desk.model()
     large, small = desk.sample_job(20, seed=0), desk.sample_job(2, seed=500)
     sampler.serve()
-    # Given max_batch = 8, the large job opens, then stands behind the small one.
-    assert batches[0] == [0, 1, 2, 3, 4, 5, 6, 7]
-    assert batches[1] == [500, 501, 8, 9, 10, 11, 12, 13]
-    assert batches[2] == [14, 15, 16, 17, 18, 19]
+    # Given max_batch = 8, the large job opens, by half a batch, then stands behind the small one.
+    assert batches[0] == [0, 1, 2, 3]
+    assert batches[1] == [500, 501, 4, 5, 6, 7, 8, 9]
+    assert batches[2] == [10, 11, 12, 13, 14, 15, 16, 17]
     assert [image.seed for image in images_of(desk, large)] == list(range(20))
     assert desk.job(small).status is JobStatus.SUCCEEDED
+
+
+def test_a_batch_is_above_a_half_only_if_the_one_before_left_work_behind(
+    desk: Desk, station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given six clients who ask for another picture when one is made, I expect a larger batch after a full half only."""
+    sizes: list[int] = []
+    original = Sampler.begin
+
+    def watched(self: Sampler, items: Sequence[SampleItem], encode: Encode | None = None) -> Rendering:
+        sizes.append(len(items))
+        if len(sizes) <= 3:
+            for _ in items:
+                desk.sample_job(1)
+        return original(self, items, encode)
+
+    monkeypatch.setattr(Sampler, "begin", watched)
+    desk.model()
+    for _ in range(6):
+        desk.sample_job(1)
+    SliceSampler(station).serve()
+    assert sizes == [4, 6, 4, 6]
 
 
 def made_by_two_lanes(desk: Desk, station: Station, count: int) -> list[int]:
@@ -149,7 +171,7 @@ def test_a_batch_is_begun_when_a_lane_is_about_to_be_idle(
 
     monkeypatch.setattr(Sampler, "begin", watched)
     monkeypatch.setattr(Generator, "render", slow)
-    assert made_by_two_lanes(desk, station, 24) == list(range(24))
+    assert made_by_two_lanes(desk, station, 20) == list(range(20))
 
 
 def test_bytes_are_the_same_alone_and_in_any_company(desk: Desk, station: Station) -> None:
@@ -208,8 +230,8 @@ def test_a_large_job_whose_deadline_passes_between_two_slices_stops_and_keeps_wh
     seeds = watched_seeds(monkeypatch, passes)
     sampler.serve()
     job = desk.job(job_id)
-    assert (job.status, job.error_code, job.cursor, job.result) == (JobStatus.CANCELED, "deadline", 8, {"images": 8})
-    assert seeds == list(range(8))
+    assert (job.status, job.error_code, job.cursor, job.result) == (JobStatus.CANCELED, "deadline", 4, {"images": 4})
+    assert seeds == list(range(4))
 
 
 def watched_seeds(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[object], None] = lambda _: None) -> list[int]:
@@ -241,8 +263,8 @@ def test_a_running_job_that_is_canceled_stops_at_the_next_slice_and_keeps_what_i
     monkeypatch.setattr(Sampler, "begin", cancel_meanwhile)
     sampler.serve()
     job = desk.job(job_id)
-    assert (job.status, job.cursor, job.result) == (JobStatus.CANCELED, 8, {"images": 8})
-    assert len(images_of(desk, job_id)) == 8
+    assert (job.status, job.cursor, job.result) == (JobStatus.CANCELED, 4, {"images": 4})
+    assert len(images_of(desk, job_id)) == 4
 
 
 def test_a_worker_that_lost_its_lease_in_mid_batch_adds_no_image(
@@ -347,7 +369,7 @@ def test_a_draining_sampler_hands_back_what_is_unfinished_at_its_cursor(
     monkeypatch.setattr(Sampler, "begin", drain)
     sampler.serve()
     job = desk.job(job_id)
-    assert (job.status, job.cursor, job.owner) == (JobStatus.QUEUED, 8, None)
+    assert (job.status, job.cursor, job.owner) == (JobStatus.QUEUED, 4, None)
     assert desk.resources.queue.waiting(Lane.SAMPLE) == 1
 
 
