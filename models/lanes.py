@@ -32,11 +32,12 @@ class Lanes:
     No share of several has fewer than FEWEST pictures.
 
     Args:
-        threads: how many, the caller's not counted: it computes by itself what is one share only.
+        threads: how many, the caller's not counted: it computes by itself what is one share only, unless they are at work.
     """
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
+        self._at_work: list[Future[Tensor]] = []  # when the latest batch was begun
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lane", initializer=_stand_back)
 
     def begin(
@@ -53,14 +54,16 @@ class Lanes:
         Returns:
             what will be computed of each share, in the order of the batch; what fails is raised by its future.
         """
-        shares = min(self.threads, len(latents) // FEWEST)
-        if shares <= 1:
+        shares = max(1, min(self.threads, len(latents) // FEWEST))
+        self._at_work = [share for share in self._at_work if not share.done()]
+        if shares == 1 and not self._at_work:  # else the caller could not begin another batch as soon as a lane is idle
             return [at_once(compute, latents, labels)]
         named = [None] * shares if labels is None else torch.tensor_split(labels, shares)
         begun, first = [], 0
         for share in zip(torch.tensor_split(latents, shares), named, strict=True):
             begun.append(self._pool.submit(_computed, compute, then, first, *share))
             first += len(share[0])
+        self._at_work += begun
         return begun
 
 

@@ -268,6 +268,9 @@ def _sqlite_engine(url: URL) -> Engine:
         max_overflow=-1,  # a connection is an open file: every thread may have its own
         connect_args={"timeout": LOCK_S, "check_same_thread": False},
     )
+    # Many rows by one call of SQLite. For each call the driver lets go of the interpreter, and beside a busy thread that takes
+    # milliseconds to come back: 32 rows took 200, with SQLite's lock held all the while.
+    engine.dialect.use_insertmanyvalues_wo_returning = True
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _entry: ConnectionPoolEntry) -> None:
