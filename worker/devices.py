@@ -37,8 +37,8 @@ class Device:
         """
         if self.index is None:
             # Threads that wait for each other should sleep, not spin: on cores that others use as well, spinning costs a
-            # training most of its speed (OMP_WAIT_POLICY, OpenMP 5.2, environment variables). And of the heaps that glibc has for
-            # each thread, one that is just too small for a layer is had from the system anew for each batch, page by page.
+            # training most of its speed (OMP_WAIT_POLICY, OpenMP 5.2, environment variables). And of the heaps that glibc has
+            # for each thread, one that is just too small for a layer is had from the system anew for each batch, page by page.
             return {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "1"}
         names = visible.split(",") if visible else None
         return {

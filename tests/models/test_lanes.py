@@ -65,6 +65,23 @@ def test_a_batch_is_shared_out_but_not_into_crumbs() -> None:
     assert threading.get_ident() not in {thread for thread, _ in large.calls}
 
 
+def test_while_lanes_are_at_work_the_caller_computes_nothing() -> None:
+    """Given a lane at work, I expect one picture to be made by a lane, so that its caller may begin more; else by itself."""
+    lanes, telling, let = Lanes(2), _Telling(), threading.Event()
+
+    def slow(latents: Tensor, _labels: Tensor | None) -> Tensor:
+        assert let.wait(30)
+        return latents
+
+    large = lanes.begin(slow, torch.ones(2 * FEWEST, 1))
+    [alone] = lanes.begin(telling, torch.ones(1, 1))
+    let.set()
+    _all([*large, alone])
+    _all(lanes.begin(telling, torch.ones(1, 1)))
+    lane, caller = (thread for thread, _ in telling.calls)
+    assert caller == threading.get_ident() != lane
+
+
 def test_what_is_left_over_is_no_share_of_its_own() -> None:
     telling = _Telling()
     _all(Lanes(11).begin(telling, torch.ones(91, 1)))  # by nines, one would be left
