@@ -14,7 +14,7 @@ from store import jobs
 from store.database import Database
 from store.jobs import Claim
 from store.records import Image, Job, JobKind, JobPriority, JobStatus
-from store.slices import Outcome, Slice, claim_slices, commit_slices
+from store.slices import Outcome, Slice, claim_slices, commit_slices, submit_jobs
 from tests.store.desk import columns_of
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -194,6 +194,24 @@ def test_the_head_of_a_long_line_is_found_by_its_index(sqlite_url: str) -> None:
     first, riders, late = plans
     assert first == riders == "SEARCH jobs USING INDEX ix_jobs_claim (status=? AND kind=?)"
     assert "ix_jobs_late" in late
+    database.close()
+
+
+def test_many_jobs_are_written_by_one_call_of_sqlite(sqlite_url: str) -> None:
+    """Given ten new jobs, I expect one call for all: for each call the driver lets go of the interpreter."""
+    database = Database(sqlite_url)
+    rows: list[int] = []  # of each statement
+
+    def listen(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO jobs"):
+            rows.append(statement.count("(?"))
+
+    with database.transaction() as session:
+        event.listen(session.connection().engine, "before_cursor_execute", listen)
+        submit_jobs(session, [jobs.new(JobKind.SAMPLE, {"seed": n}, now=NOW, total=1) for n in range(10)])
+    assert rows == [10]
+    with database.snapshot() as session:
+        assert sorted(job.request["seed"] for job in session.scalars(select(Job))) == list(range(10))
     database.close()
 
 
