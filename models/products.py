@@ -36,12 +36,15 @@ class Product(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.packed = PACKED and weight.device.type == "cpu"
-        self.register_buffer("weight", _packed(weight) if self.packed else weight.contiguous())
+        weight = weight.contiguous()
+        held = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.packed else weight
+        self.register_buffer("weight", held)
         self.register_buffer("bias", bias)
 
     def forward(self, rows: Tensor) -> Tensor:
         if self.packed:
-            return _product(rows, self.weight, self.bias)
+            product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
+            return product
         lacking = LEAST_ROWS - len(rows)
         if lacking > 0 and rows.device.type == "cpu":
             return F.linear(F.pad(rows, (0, 0, 0, lacking)), self.weight, self.bias)[: len(rows)]
@@ -97,14 +100,3 @@ class Products(nn.Module):
         if held is laid_out:
             self.register_buffer(f"filters_{count}", laid_out, persistent=False)
         return held
-
-
-def _packed(weight: Tensor) -> Tensor:
-    """Weights [O, C] in a layout of oneDNN's."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-    return packed
-
-
-def _product(rows: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
-    return product

@@ -198,9 +198,9 @@ class SliceSampler:
                 if not work_waits(session):
                     return [], []
         statistics = self._station.statistics
-        # A larger batch costs less for each image; but were everybody in it who waits at the moment, then those of the next,
-        # smaller one would all be back before it is done, and its own only when that has long been done. So none is above a
-        # half unless the one before left work behind.
+        # A larger batch costs less for each image, but clients come back in groups: of two that are not even the smaller is
+        # back long before the larger is made, and then the device waits for the larger. So none is above a half unless the
+        # one before was full.
         most = settings.max_batch if self._was_full else math.ceil(settings.max_batch / 2)
         # A claim that a power cut undoes is a lease that is free again, and nothing was made under it.
         with statistics.stage("claim"), database.transaction(durable="eventually") as session:
