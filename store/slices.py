@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any, cast
 
-from sqlalchemy import BindParameter, Row, Table, bindparam, func, insert, select, tuple_, update
+from sqlalchemy import Row, Table, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from store import jobs
@@ -44,6 +44,13 @@ RIDERS = (
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
+STILL_HELD = (
+    select(*COLUMNS)
+    .where(JOB.id.in_(bindparam("held", expanding=True)), JOB.status == RUNNING, JOB.owner == bindparam("held_by"))
+    .where(JOB.cancel_requested.is_(False), jobs.in_time(bindparam("now")))
+    .order_by(JOB.id)
+    .with_for_update()
+)
 TAKE = (  # as jobs.take does it
     update(JOBS)
     .where(JOB.id.in_(bindparam("fresh", expanding=True)))
@@ -56,6 +63,7 @@ TAKE = (  # as jobs.take does it
         started_at=func.coalesce(JOB.started_at, bindparam("now", type_=UtcDateTime)),
     )
 )
+YIELD = update(JOBS).where(JOB.id.in_(bindparam("yielding", expanding=True))).values(turn_at=bindparam("new_turn_at"))
 LOCK = (
     select(JOB.id, JOB.account, JOB.status, JOB.owner, JOB.fence, JOB.cursor, JOB.priority)
     .where(JOB.id.in_(bindparam("made", expanding=True)))
@@ -69,6 +77,19 @@ SUBMITTED = (  # what jobs.new fills in, and whoever it makes a job for
     "idempotency_hash", "created_at", "priority", "turn_at", "deadline_at", "total", "unit", "needs", "fence", "attempts",
     "cancel_requested", "cursor", "done",
 )  # fmt: skip
+ADVANCE = (  # as jobs.advance and jobs.report do it
+    update(JOBS)
+    .where(JOB.id == bindparam("job"))
+    .values(
+        cursor=bindparam("new_cursor"),
+        done=bindparam("new_done"),
+        attempts=1,
+        put_back_at=None,
+        rate=bindparam("new_rate"),
+        eta_s=bindparam("new_eta_s"),
+        turn_at=bindparam("new_turn_at"),
+    )
+)
 COMPLETE = (  # as jobs.succeed does it
     update(JOBS)
     .where(JOB.id.in_(bindparam("complete", expanding=True)))
@@ -227,7 +248,7 @@ def claim_slices(
         lease_until = now + timedelta(seconds=lease_s)
         execute(TAKE, {"fresh": fresh, "new_owner": owner, "new_lease_until": lease_until, "now": now})
     for priority, job_ids in turns.items():  # to the end of the line now: the next claim may come before the commit
-        execute(update(JOBS).where(JOB.id.in_(job_ids)).values(turn_at=jobs.turn_at(priority, now)))
+        execute(YIELD, {"yielding": job_ids, "new_turn_at": jobs.turn_at(priority, now)})
     return slices
 
 
@@ -241,13 +262,7 @@ def _still_held(session: Session, mine: Mapping[str, Claim], owner: str, now: da
     if not mine:
         return []
     # Our own heartbeat may be holding these rows: they are waited for.
-    rows = core(session).execute(
-        select(*COLUMNS)
-        .where(JOB.id.in_(mine), JOB.status == RUNNING, JOB.owner == owner)
-        .where(JOB.cancel_requested.is_(False), jobs.in_time(now))
-        .order_by(JOB.id)
-        .with_for_update()
-    )
+    rows = core(session).execute(STILL_HELD, {"held": list(mine), "held_by": owner, "now": now})
     return [row for row in rows if row.fence == mine[row.id].fence]
 
 
@@ -306,19 +321,17 @@ def commit_slices(
         columns = IMAGES.c.keys()
         values = attrgetter(*columns)
         execute(STORE, [dict(zip(columns, values(image), strict=True)) for image in images])
-    if further := [outcome for outcome in outcomes if not outcome.ended]:  # as jobs.advance and jobs.report
-        _update_each(
-            session,
+    if further := [outcome for outcome in outcomes if not outcome.ended]:
+        execute(
+            ADVANCE,
             [
                 {
                     "job": outcome.job_id,
-                    "cursor": outcome.done,
-                    "done": float(outcome.done),
-                    "attempts": 1,
-                    "put_back_at": None,
-                    "rate": outcome.images_per_s,
-                    "eta_s": outcome.eta_s,
-                    "turn_at": turns[outcome.job_id],
+                    "new_cursor": outcome.done,
+                    "new_done": float(outcome.done),
+                    "new_rate": outcome.images_per_s,
+                    "new_eta_s": outcome.eta_s,
+                    "new_turn_at": turns[outcome.job_id],
                 }
                 for outcome in further
             ],
@@ -331,12 +344,3 @@ def commit_slices(
         ended = {"new_cursor": done, "new_done": float(done), "new_result": {"images": done}, "new_finished_at": now}
         execute(COMPLETE, {"complete": job_ids, **ended})
     return outcomes
-
-
-def _update_each(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write to each `job` the columns that are given with it, the same ones for all."""
-    values: dict[str, BindParameter[Any]] = {name: bindparam(f"new_{name}") for name in rows[0] if name != "job"}
-    statement = update(JOBS).where(JOB.id == bindparam("job")).values(values)
-    core(session).execute(
-        statement, [{name if name == "job" else f"new_{name}": value for name, value in row.items()} for row in rows]
-    )
