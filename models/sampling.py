@@ -79,11 +79,10 @@ class RenderedImage:
     label: int | None  # the one it was made for; None when the generator takes no labels
     pixels: NDArray[np.uint8]  # [C, H, W]
     recipe: dict[str, Any] | None = None  # as in SampleItem
-    file: bytes | None = None  # what a lane has made of it
+    file: bytes | None = None  # what a lane has encoded it to
 
 
-# Pictures that are neighbours among those that were asked for, and the place of the first there; gives their files.
-MakeFiles = Callable[[Sequence[RenderedImage], int], Sequence[bytes]]
+Encode = Callable[[RenderedImage, int], bytes]  # a picture, and its place among those that were asked for
 
 
 def latents(generator: Generator, seeds: Sequence[int], labels: Sequence[int | None]) -> tuple[Tensor, Tensor | None]:
@@ -159,12 +158,12 @@ def _drawn(generator: Generator, item: SampleItem) -> tuple[Tensor, int | None]:
 class Rendering:
     """Pictures under way: asked for, drawn, and being developed."""
 
-    def __init__(self, sampler: Sampler, items: Sequence[SampleItem], make_files: MakeFiles | None) -> None:
+    def __init__(self, sampler: Sampler, items: Sequence[SampleItem], encode: Encode | None) -> None:
         self.started = time.monotonic()  # seconds
         self._sampler, self._items = sampler, items
         self._drawn, self._labels = latents_of(sampler.generator, items)
         self._made_for = [None] * len(items) if self._labels is None else self._labels.tolist()
-        self._make_files, self._files = make_files, dict[int, bytes]()  # by place
+        self._encode, self._files = encode, dict[int, bytes]()  # by place
         self._parts = self._begin_developing()
         self._ends: list[float] = []  # of shares, as they end
         for share in self._unfinished():
@@ -205,18 +204,17 @@ class Rendering:
         return [self._image(place, picture) for place, picture in enumerate(pixels)]
 
     def _begin_developing(self) -> list[Part]:
-        then = self._file_share if self._make_files is not None else None
+        then = self._encode_share if self._encode is not None else None
         return self._sampler.begin_developing(self._drawn, self._labels, then)
 
     def _image(self, place: int, pixels: NDArray[np.uint8]) -> RenderedImage:
         item = self._items[place]
         return RenderedImage(item.seed, self._made_for[place], pixels, item.recipe, self._files.get(place))
 
-    def _file_share(self, pictures: Tensor, first: int) -> None:
-        assert self._make_files is not None
-        wanted = pictures.numpy()[: max(0, len(self._items) - first)]  # others pad the batch
-        if share := [self._image(place, pixels) for place, pixels in enumerate(wanted, first)]:
-            self._files.update(enumerate(self._make_files(share, first), first))
+    def _encode_share(self, pictures: Tensor, first: int) -> None:
+        assert self._encode is not None
+        for place, pixels in enumerate(pictures.numpy()[: len(self._items) - first], first):  # others pad the batch
+            self._files[place] = self._encode(self._image(place, pixels), place)
 
     def _developed(self) -> list[NDArray[np.uint8]] | None:
         """The pictures, each [C, H, W]; None where memory ran out."""
@@ -263,18 +261,18 @@ class Sampler:
         self._sizes = tuple(sorted(set(buckets)))
         self.buckets = self._probed()
 
-    def begin(self, items: Sequence[SampleItem], make_files: MakeFiles | None = None) -> Rendering:
+    def begin(self, items: Sequence[SampleItem], encode: Encode | None = None) -> Rendering:
         """Begin to develop pictures. What the caller's own thread computes is done when this returns.
 
         Args:
             items: the pictures that are asked for.
-            make_files: makes files of them where lanes of several cores share them out, each of its share; elsewhere that would
+            encode: makes files of them where lanes of several cores share them out, each with its share; elsewhere that would
                 hold the device up. None: nobody does.
 
         Raises:
             UnknownLabel: the generator has no such class, or none at all.
         """
-        return Rendering(self, items, make_files)
+        return Rendering(self, items, encode)
 
     def sample(self, items: Sequence[SampleItem]) -> list[RenderedImage]:
         """Develop pictures, in the order they are asked for.

@@ -12,7 +12,7 @@ import stat
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,19 +51,14 @@ class Blobs(Protocol):
     def put(self, key: str, data: bytes) -> None:
         """Stores `data` under `key`, whole or not at all; replaces what was there."""
 
+    def begin_many(self, blobs: Mapping[str, bytes]) -> Settle:
+        """Stores each under its key, each whole or not at all; returns what to call before anybody is told of the keys.
+
+        That returns once no power cut can undo it, with one trip to the disk for all, and raises what `put` does.
+        """
+
     def put_many(self, blobs: Mapping[str, bytes]) -> None:
         """Stores each under its key, each whole or not at all, with one trip to the disk for all of them."""
-
-    def write_many(self, blobs: Mapping[str, bytes]) -> None:
-        """Stores each under its key as `put_many` does, but a power cut can undo it until they are settled."""
-
-    def begin_settling(self, keys: Collection[str]) -> Settle:
-        """Begins to bring to the disk what `write_many` stored under these keys, with one trip for all.
-
-        Returns:
-            what to call before anybody is told of the keys. It returns once no power cut can undo it, and raises what `put`
-            does.
-        """
 
     def put_file(self, key: str, path: Path) -> None:
         """Stores a copy of the file under `key`, whole or not at all."""
@@ -135,18 +130,15 @@ class OneByOne(ABC):
     def put(self, key: str, data: bytes) -> None:
         """As in Blobs."""
 
+    def begin_many(self, blobs: Mapping[str, bytes]) -> Settle:
+        """As in Blobs; nothing is left to wait for."""
+        self.put_many(blobs)
+        return lambda: None
+
     def put_many(self, blobs: Mapping[str, bytes]) -> None:
         """As in Blobs."""
         for key, data in blobs.items():
             self.put(key, data)
-
-    def write_many(self, blobs: Mapping[str, bytes]) -> None:
-        """As in Blobs."""
-        self.put_many(blobs)
-
-    def begin_settling(self, keys: Collection[str]) -> Settle:
-        """As in Blobs; nothing is left to do."""
-        return lambda: None
 
     def put_file(self, key: str, path: Path) -> None:
         """As in Blobs."""
@@ -176,12 +168,13 @@ class LocalBlobs:
             file.write(data)
 
     def put_many(self, blobs: Mapping[str, bytes]) -> None:
-        self.write_many(blobs)
-        self.begin_settling(blobs)()
+        self.begin_many(blobs)()
 
-    def write_many(self, blobs: Mapping[str, bytes]) -> None:
+    def begin_many(self, blobs: Mapping[str, bytes]) -> Settle:
         # Strings and plain calls: a batch's pictures are many and small, and Path and file objects cost as much as the disk.
-        ours, targets = os.fspath(self._incoming()), self._targets(blobs)
+        root, ours = os.fspath(self.root), os.fspath(self._incoming())
+        targets = {key: f"{root}/{checked(key)}" for key in blobs}
+        folders = {target.rpartition("/")[0] for target in targets.values()}
         unmoved = {key: f"{ours}-{number}" for number, key in enumerate(blobs)}
         try:
             with converted("new blobs", writing=True):
@@ -196,16 +189,13 @@ class LocalBlobs:
                 with converted(key, writing=True):
                     self._rename(unmoved[key], target)
                 del unmoved[key]
+            # Contents and names at once: until they are there nobody is told of the keys, so none is looked for.
+            with converted("new blobs", writing=True):
+                finish = begin_flush(targets.values(), folders)
         finally:
             for place in unmoved.values():
                 with contextlib.suppress(OSError):
                     Path(place).unlink()
-
-    def begin_settling(self, keys: Collection[str]) -> Settle:
-        # Contents and names at once: until they are there nobody is told of the keys, so none is looked for.
-        targets = self._targets(keys).values()
-        with converted("new blobs", writing=True):
-            finish = begin_flush(targets, {target.rpartition("/")[0] for target in targets})
 
         def settle() -> None:
             with converted("new blobs", writing=True):
@@ -376,10 +366,6 @@ class LocalBlobs:
 
     def _path(self, key: str) -> Path:
         return self.root / checked(key)
-
-    def _targets(self, keys: Collection[str]) -> dict[str, str]:
-        root = os.fspath(self.root)
-        return {key: f"{root}/{checked(key)}" for key in keys}
 
     def _incoming(self) -> Path:
         return self.root / SCRATCH / uuid.uuid4().hex

@@ -70,12 +70,10 @@ class PictureStore:
         places, stage = list(batch.places()), self._statistics.stage
         with stage("encode"):
             files = self._encoded(places, batch)
-        keys = [_key(*place) for place in places]
+        # The key says what the picture is, so a second attempt writes the same bytes to the same place.
+        keys = [_key(part.claim.job_id, position) for part, position in places]
         with stage("store"):
-            named = zip(keys, files, batch.pictures, strict=True)
-            if unwritten := {key: file for key, file, picture in named if picture.file is None}:
-                self._resources.blobs.write_many(unwritten)
-            settle = self._resources.blobs.begin_settling(keys)
+            settle = self._resources.blobs.begin_many(dict(zip(keys, files, strict=True)))
         images_per_s = len(files) / max(time.monotonic() - batch.started, 1e-6)
         with stage("commit"), database.transaction() as session:
             now = database.now(session)
@@ -114,43 +112,14 @@ class PictureStore:
         def share(start: int) -> list[bytes]:
             part = slice(start, start + step)
             return [
-                picture.file or self._encode(of, picture, batch.classes, batch.images_seen)
+                picture.file or self.encode(of, picture, batch.classes, batch.images_seen)
                 for (of, _), picture in zip(places[part], batch.pictures[part], strict=True)
             ]
 
         shares = map(share, starts) if len(starts) == 1 else self._encoders.map(share, starts)
         return [file for files in shares for file in files]
 
-    def write(
-        self,
-        places: Sequence[tuple[Slice, int]],
-        pictures: Sequence[RenderedImage],
-        classes: Sequence[str] | None,
-        images_seen: int,
-    ) -> list[bytes]:
-        """Encode and write pictures of a batch, which `keep` then only has to settle; any thread may, before that.
-
-        Args:
-            places: of each picture, as in Batch.
-            pictures: any of the batch's.
-            classes: as in Batch.
-            images_seen: as in Batch.
-
-        Returns:
-            the PNGs.
-
-        Raises:
-            Unavailable: the storage does not answer.
-            StorageFull: no room.
-        """
-        files = [
-            self._encode(part, picture, classes, images_seen)
-            for (part, _), picture in zip(places, pictures, strict=True)
-        ]
-        self._resources.blobs.write_many({_key(*place): file for place, file in zip(places, files, strict=True)})
-        return files
-
-    def _encode(self, part: Slice, picture: RenderedImage, classes: Sequence[str] | None, images_seen: int) -> bytes:
+    def encode(self, part: Slice, picture: RenderedImage, classes: Sequence[str] | None, images_seen: int) -> bytes:
         """Return a slice's picture as a PNG, which says what made it; `classes` and `images_seen` as in Batch."""
         if not self._resources.settings.provenance:
             return encode(picture.pixels)
@@ -164,10 +133,8 @@ class PictureStore:
         return encode(picture.pixels, text=text, xmp=self._xmp)
 
 
-def _key(part: Slice, position: int) -> str:
-    # It says what the picture is, so a second attempt writes the same bytes to the same place.
+def _key(job_id: str, position: int) -> str:
     # Those of a minute share a folder: a new one for each job would cost more than its one picture.
-    job_id = part.claim.job_id
     return f"images/{job_id[FOLDER]}/{job_id}-{position:06d}.png"
 
 

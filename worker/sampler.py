@@ -245,11 +245,10 @@ class SliceSampler:
         places = [(part, position) for part in slices for position in range(part.start, part.end)]
         generator = sampler.generator
 
-        def write(pictures: Sequence[RenderedImage], first: int) -> Sequence[bytes]:
-            share = places[first : first + len(pictures)]
-            return self._store.write(share, pictures, generator.classes, generator.images_seen)
+        def encode(picture: RenderedImage, place: int) -> bytes:
+            return self._store.encode(places[place][0], picture, generator.classes, generator.images_seen)
 
-        return sampler.begin([item_of(part.claim.request, position) for part, position in places], write)
+        return sampler.begin([item_of(part.claim.request, position) for part, position in places], encode)
 
     def _makes_room(self, made: UnderWay) -> bool:
         """Waits until a lane of the device is about to be idle; returns whether any is still at work on the batch."""

@@ -153,31 +153,23 @@ def test_what_the_caller_computes_is_done_at_once() -> None:
     rendering.wait_for_room()
 
 
-def _file(picture: RenderedImage) -> bytes:
-    return bytes([picture.seed, picture.label or 0]) + picture.pixels.tobytes()
-
-
 def test_lanes_make_files_of_what_they_share_out_and_of_nothing_else() -> None:
-    """Given 45 pictures, in batches of 32 and 16 by two lanes, I expect a file of each once, and none of what pads."""
+    """Given 45 pictures, in batches of 32 and 16 by two lanes, I expect each encoded once, as itself, and none that pads."""
     sampler = Sampler(_generator(), buckets=(1, 16, 32), lanes=Lanes(2))
-    items, made = [SampleItem(seed) for seed in range(45)], Queue[int]()
+    items, encoded = [SampleItem(seed) for seed in range(45)], Queue[int]()
 
-    def files(pictures: Sequence[RenderedImage], first: int) -> list[bytes]:
+    def encode(picture: RenderedImage, place: int) -> bytes:
         assert threading.current_thread().name.startswith("lane")
-        for place in range(first, first + len(pictures)):
-            made.put(place)
-        return [_file(picture) for picture in pictures]
+        encoded.put(place)
+        return bytes([picture.seed, picture.label or 0]) + picture.pixels.tobytes()
 
-    pictures = sampler.begin(items, files).pictures()
+    pictures = sampler.begin(items, encode).pictures()
 
-    assert sorted(made.get() for _ in range(made.qsize())) == list(range(45))
+    assert sorted(encoded.get() for _ in range(encoded.qsize())) == list(range(45))
     for picture in pictures:
-        assert picture.file == _file(picture)
-
-
-def test_of_what_the_caller_computes_nobody_makes_files() -> None:
-    [alone] = Sampler(_generator(), lanes=Lanes(2)).begin([SampleItem(3)], lambda pictures, _: [b"x"]).pictures()
-    assert alone.file is None  # the caller does the rest as it likes
+        assert picture.file == bytes([picture.seed, picture.label or 0]) + picture.pixels.tobytes()
+    [alone] = sampler.begin(items[:1], encode).pictures()
+    assert alone.file is None  # the caller has developed it, and does the rest as it likes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only on Linux has a thread a priority of its own")

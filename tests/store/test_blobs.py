@@ -371,10 +371,8 @@ def test_what_can_t_be_flushed_is_told_before_anybody_is_told_of_the_keys(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(flushing, "flush", refuse)
-    blobs = {f"images/{number}": b"x" for number in range(count)}
-    local.write_many(blobs)
     with pytest.raises(StorageFull):
-        local.begin_settling(blobs)()
+        local.begin_many({f"images/{number}": b"x" for number in range(count)})()
 
 
 def test_a_directory_that_can_t_be_made_is_unavailable(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import itertools
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -19,7 +19,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.errors import BadCheckpoint, DiskFull, NewerFormat, OutOfSpace
-from models.lanes import FEWEST
 from store.blobs import LocalBlobs, Settle
 from store.database import Database
 from store.errors import BlobsUnavailable, DatabaseUnavailable, StorageFull
@@ -230,12 +229,10 @@ def images(resources: Resources, job_id: str) -> Mapping[int, bytes]:
         return {row.position: resources.blobs.get(row.blob) for row in rows}
 
 
-@pytest.mark.parametrize("threads", [1, 2])  # who writes: the thread that commits, or lanes
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 def test_a_sampler_whose_blobs_fail_half_way_through_batches_makes_every_picture_once(
-    station: Station, desk: Desk, number: int, threads: int
+    station: Station, desk: Desk, number: int
 ) -> None:
-    station = replace(station, resources=_with(station.resources, max_batch=4 * FEWEST), threads=threads)
     desk.model()
     SliceSampler(station).serve()
     undisturbed = desk.sample_job(20, seed=5)
@@ -258,8 +255,8 @@ def test_a_picture_is_committed_only_once_its_disk_has_it(station: Station, desk
     class FullWhenFlushed(LocalBlobs):
         """Whose disk turns out to be full the first time that it is waited for."""
 
-        def begin_settling(self, keys: Collection[str]) -> Settle:
-            settle = super().begin_settling(keys)
+        def begin_many(self, blobs: Mapping[str, bytes]) -> Settle:
+            settle = super().begin_many(blobs)
 
             def fail_once() -> None:
                 settle()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models import lanes
 from models.generator import Generator
-from models.sampling import MakeFiles, Rendering, SampleItem, Sampler
+from models.sampling import Encode, Rendering, SampleItem, Sampler
 from store import jobs
 from store.errors import RedisUnavailable
 from store.events import Heard
@@ -80,9 +80,9 @@ def test_a_job_larger_than_a_batch_is_made_in_slices_and_small_ones_overtake_it(
     batches: list[list[int]] = []
     original = Sampler.begin
 
-    def watched(self: Sampler, items: Sequence[SampleItem], make_files: MakeFiles | None = None) -> Rendering:
+    def watched(self: Sampler, items: Sequence[SampleItem], encode: Encode | None = None) -> Rendering:
         batches.append([item.seed for item in items])
-        return original(self, items, make_files)
+        return original(self, items, encode)
 
     monkeypatch.setattr(Sampler, "begin", watched)
     desk.model()
@@ -103,12 +103,12 @@ def test_a_batch_is_above_a_half_only_if_the_one_before_left_work_behind(
     sizes: list[int] = []
     original = Sampler.begin
 
-    def watched(self: Sampler, items: Sequence[SampleItem], make_files: MakeFiles | None = None) -> Rendering:
+    def watched(self: Sampler, items: Sequence[SampleItem], encode: Encode | None = None) -> Rendering:
         sizes.append(len(items))
         if len(sizes) <= 3:
             for _ in items:
                 desk.sample_job(1)
-        return original(self, items, make_files)
+        return original(self, items, encode)
 
     monkeypatch.setattr(Sampler, "begin", watched)
     desk.model()
@@ -135,10 +135,10 @@ def test_the_next_batch_begins_before_the_one_before_is_done(
     batches, shares = itertools.count(), itertools.count()
     begin, render = Sampler.begin, Generator.render
 
-    def watched(self: Sampler, items: Sequence[SampleItem], make_files: MakeFiles | None = None) -> Rendering:
+    def watched(self: Sampler, items: Sequence[SampleItem], encode: Encode | None = None) -> Rendering:
         if next(batches) == 1:
             second_begun.set()
-        return begin(self, items, make_files)
+        return begin(self, items, encode)
 
     def slow(self: Generator, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         if next(shares) == 0:
@@ -158,8 +158,8 @@ def test_a_batch_is_begun_when_a_lane_is_about_to_be_idle(
     batches, shares = iter(begun), itertools.count()
     begin, render = Sampler.begin, Generator.render
 
-    def watched(self: Sampler, items: Sequence[SampleItem], make_files: MakeFiles | None = None) -> Rendering:
-        rendering = begin(self, items, make_files)
+    def watched(self: Sampler, items: Sequence[SampleItem], encode: Encode | None = None) -> Rendering:
+        rendering = begin(self, items, encode)
         next(batches).set()
         return rendering
 
@@ -239,10 +239,10 @@ def watched_seeds(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[object],
     seeds: list[int] = []
     original = Sampler.begin
 
-    def watched(self: Sampler, items: Sequence[SampleItem], make_files: MakeFiles | None = None) -> Rendering:
+    def watched(self: Sampler, items: Sequence[SampleItem], encode: Encode | None = None) -> Rendering:
         seeds.extend(item.seed for item in items)
         meanwhile(items)
-        return original(self, items, make_files)
+        return original(self, items, encode)
 
     monkeypatch.setattr(Sampler, "begin", watched)
     return seeds
@@ -255,10 +255,10 @@ def test_a_running_job_that_is_canceled_stops_at_the_next_slice_and_keeps_what_i
     job_id = desk.sample_job(24)
     original = Sampler.begin
 
-    def cancel_meanwhile(self: Sampler, items: Sequence[SampleItem], make_files: MakeFiles | None = None) -> Rendering:
+    def cancel_meanwhile(self: Sampler, items: Sequence[SampleItem], encode: Encode | None = None) -> Rendering:
         with desk.resources.database.transaction() as session:
             jobs.request_cancel(session, job_id, now=desk.resources.database.now(session))
-        return original(self, items, make_files)
+        return original(self, items, encode)
 
     monkeypatch.setattr(Sampler, "begin", cancel_meanwhile)
     sampler.serve()
@@ -274,11 +274,11 @@ def test_a_worker_that_lost_its_lease_in_mid_batch_adds_no_image(
     job_id = desk.sample_job(4)
     original = Sampler.begin
 
-    def lose_it(self: Sampler, items: Sequence[SampleItem], make_files: MakeFiles | None = None) -> Rendering:
+    def lose_it(self: Sampler, items: Sequence[SampleItem], encode: Encode | None = None) -> Rendering:
         with desk.resources.database.transaction() as session:
             jobs.recover(session, now=desk.resources.database.now(session), max_attempts=9, owner="worker-1@here")
         desk.claim(JobKind.SAMPLE, owner="worker-2@there")
-        return original(self, items, make_files)
+        return original(self, items, encode)
 
     monkeypatch.setattr(Sampler, "begin", lose_it)
     sampler.serve()
@@ -362,9 +362,9 @@ def test_a_draining_sampler_hands_back_what_is_unfinished_at_its_cursor(
     job_id = desk.sample_job(20)
     original = Sampler.begin
 
-    def drain(self: Sampler, items: Sequence[SampleItem], make_files: MakeFiles | None = None) -> Rendering:
+    def drain(self: Sampler, items: Sequence[SampleItem], encode: Encode | None = None) -> Rendering:
         station.draining.set()
-        return original(self, items, make_files)
+        return original(self, items, encode)
 
     monkeypatch.setattr(Sampler, "begin", drain)
     sampler.serve()
