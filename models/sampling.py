@@ -213,7 +213,7 @@ class Rendering:
 
     def _encode_share(self, pictures: Tensor, first: int) -> None:
         assert self._encode is not None
-        for place, pixels in enumerate(pictures.numpy()[: len(self._items) - first], first):  # others pad the batch
+        for place, pixels in enumerate(pictures.numpy()[: max(0, len(self._items) - first)], first):  # others pad
             self._files[place] = self._encode(self._image(place, pixels), place)
 
     def _developed(self) -> list[NDArray[np.uint8]] | None:
