@@ -347,9 +347,11 @@ class LocalBlobs:
 
     def _is_elsewhere(self) -> bool:
         """False; raises BlobsUnavailable where the blobs that were kept here are not to be seen."""
-        if (self.root / SCRATCH).is_dir():
+        ours = self.root / SCRATCH
+        if ours.is_dir():
             self._was_ours = True
-        elif self._was_ours or not self._may_begin():
+        # Looked for once more: another thread or process may have begun here meanwhile.
+        elif (self._was_ours or not self._may_begin()) and not ours.is_dir():
             raise BlobsUnavailable(
                 f"{self.root} holds nothing of what was kept there; check whether its disk is mounted"
             )

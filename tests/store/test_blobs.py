@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -451,6 +452,34 @@ def test_another_process_sees_by_the_rows_that_the_disk_is_not_mounted(mounted: 
         with pytest.raises(BlobsUnavailable, match="check whether its disk is mounted"):
             call(restarted)
     LocalBlobs(mounted.root, may_begin=lambda: True).ping()
+
+
+def test_who_finds_nothing_while_another_process_begins_there_goes_on(tmp_path: Path) -> None:
+    def begun_meanwhile() -> bool:
+        LocalBlobs(tmp_path).put("images/first", b"y")
+        return False  # its row is there already
+
+    LocalBlobs(tmp_path, may_begin=begun_meanwhile).put(KEY, b"x")
+
+    assert LocalBlobs(tmp_path).keys("images") == sorted([KEY, "images/first"])
+
+
+def test_who_finds_nothing_while_another_thread_begins_there_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs, is_dir, looks = LocalBlobs(tmp_path), Path.is_dir, itertools.count()
+
+    def begun_meanwhile(path: Path) -> bool:
+        if next(looks) > 0:
+            return is_dir(path)
+        found = is_dir(path)
+        blobs.put("images/first", b"y")
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", begun_meanwhile)
+    blobs.put(KEY, b"x")
+
+    assert blobs.keys("images") == sorted([KEY, "images/first"])
 
 
 def test_a_disk_that_is_read_only_is_unavailable_for_writes_and_can_be_read(mounted: LocalBlobs) -> None:
