@@ -196,7 +196,6 @@ class SliceSampler:
         if look_first and not unfinished:
             with database.snapshot() as session:  # which takes no lock from those who submit or commit
                 if not work_waits(session):
-                    self._was_full = False  # a batch that was left nothing behind
                     return [], []
         statistics = self._station.statistics
         # A larger batch costs less for each image, but clients come back in groups: of two that are not even the smaller is
