@@ -236,19 +236,17 @@ class Run:
         }
 
     def _bulk(self, client: Client) -> float:
-        best = []
-        for _ in range(1 if self.quick else 3):
-            began = time.monotonic()
-            answer = httpx.post(
-                f"{client.url}/v1/generations",
-                json={"model": self.model, "n": BULK, "seed": next(self._seeds), "priority": "interactive"},
-                headers={"Prefer": "wait=60", **client.headers},
-                timeout=90,
-            )
-            if answer.status_code != 201:
-                raise RuntimeError(f"bulk: {answer.status_code} {answer.text[:200]}")
-            best.append(BULK / (time.monotonic() - began))
-        return float(statistics.median(best))
+        rates = []
+        # One for all requests: it reads certificates when it is made, which is no part of the service.
+        with httpx.Client(base_url=client.url, headers={"Prefer": "wait=60", **client.headers}, timeout=90) as http:
+            for _ in range(1 if self.quick else 3):
+                body = {"model": self.model, "n": BULK, "seed": next(self._seeds), "priority": "interactive"}
+                began = time.monotonic()
+                answer = http.post("/v1/generations", json=body)
+                rates.append(BULK / (time.monotonic() - began))
+                if answer.status_code != 201:
+                    raise RuntimeError(f"bulk: {answer.status_code} {answer.text[:200]}")
+        return float(statistics.median(rates))
 
     def _check(self, name: str, seed: int, content: bytes) -> None:
         pixels = np.asarray(Image.open(io.BytesIO(content)), dtype=np.int16)
