@@ -146,7 +146,9 @@ def test_a_budget_of_seconds_counts_all_attempts(prepared: Prepare, configured: 
     assert outcome.finished
     assert len(elapsed) > 2
     assert elapsed == sorted(elapsed)
-    assert load(outcome.checkpoint).record.elapsed_s >= 0.6
+    assert outcome.elapsed_s >= 0.6
+    # The last moments of an attempt may come after its checkpoint, and the last attempt may have been all moments.
+    assert load(outcome.checkpoint).record.elapsed_s >= elapsed[-3]
 
 
 def test_a_torn_checkpoint_costs_only_the_steps_since_the_one_before(
