@@ -15,16 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app.errors import QueueFull
+from app.samplers import Samplers
 from store.depth import images_waiting
-from store.errors import RedisUnavailable
-from store.queue import Lane
 from store.resources import Resources
 from store.settings import PREFIX
 
 REFRESH_S = 1.0  # age at which a count is no longer good enough to let in
 RECOUNT_S = 0.1  # and to refuse
 LEAST_IDLE = 20  # times as long as a count took, until the next one
-RATE_S = 5.0  # age at which the samplers' speed is looked up again
 RETRY_AFTER_S = 30  # where no sampler has reported how fast it is
 LONGEST_RETRY_AFTER_S = 600
 
@@ -34,13 +32,13 @@ class Backlog:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
+        self.samplers = Samplers(resources)
         self._limit = resources.settings.max_queued_images
         self._lock = threading.Lock()
         self._counted = 0  # images that waited at the last count
         self._since = 0  # let in since then
         self._coming = 0  # let in, and not yet committed
         self._counted_at = -math.inf  # monotonic seconds
-        self._rate, self._rated_at = 0.0, -math.inf  # images a second of all samplers, and when they were asked
         self._idle_s = 0.0  # until when after that no count is worth its time
 
     @contextmanager
@@ -88,16 +86,5 @@ class Backlog:
 
     def _seconds_for(self, images: int) -> int:
         """How long all samplers together take for so many images, as they have fitted it from their latest batches."""
-        images_per_s = self._images_per_s()
+        images_per_s = self.samplers.images_per_s
         return max(1, min(LONGEST_RETRY_AFTER_S, math.ceil(images / images_per_s))) if images_per_s else RETRY_AFTER_S
-
-    def _images_per_s(self) -> float:
-        # Who is refused may hold the database's lock, and Redis may be slow to say that it is away: seldom, then.
-        if time.monotonic() - self._rated_at > RATE_S:
-            self._rated_at = time.monotonic()
-            try:
-                reports = self._resources.reports.current()
-            except RedisUnavailable:
-                reports = []
-            self._rate = sum(1 / report.image_s for report in reports if report.lane == Lane.SAMPLE and report.image_s)
-        return self._rate

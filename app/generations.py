@@ -52,6 +52,7 @@ from app.values import Flag, Integer, Moment, Number
 from app.webhooks import AskedWebhook, url_of
 from models import catalog
 from store import jobs, records
+from store.ahead import Ahead
 from store.errors import InvalidTransition
 from store.identifiers import new_id
 from store.records import JobKind, JobPriority, JobStatus
@@ -203,7 +204,9 @@ async def create_generation(
     with ExitStack() as listening:
         # Before there is anything to hear of.
         ear = listening.enter_context(news.listen(job_id, end_only=True, picture=picture_only))
-        row, is_new = await intake.submit(_submission(resources, caller, body, job_id, idempotency_key, cancel_after_s))
+        alone = picture_only and news.is_for_one  # so a sampler may well have nothing to do
+        submission = _submission(intake, caller, body, job_id, idempotency_key, cancel_after_s, alone=alone)
+        row, is_new = await intake.submit(submission)
         seen: Seen | Made
         if is_new:
             seen = Seen(row, [])
@@ -238,14 +241,16 @@ async def create_generation(
 
 
 def _submission(
-    resources: Resources,
+    intake: Intake,
     caller: Caller,
     body: Generation,
     job_id: str,
     key: str | None,
     cancel_after_s: float | None,
+    *,
+    alone: bool,
 ) -> Submission:
-    settings = resources.settings
+    settings = intake.resources.settings
     most = min(settings.max_images_per_request, settings.max_queued_images)
     n = count_images(body)
     if n > most:
@@ -264,6 +269,9 @@ def _submission(
         )
     idempotency = Idempotency.of(caller, ROUTE, key, body)
 
+    def request(model: Weights) -> dict[str, Any]:
+        return request_of(body, n, seed, lambda label, parameter: _label_index(model, label, parameter))
+
     def create(session: Session, now: datetime) -> records.Job:
         # Locked, so that the model is not deleted between this check and the job that needs it.
         model = find_weights(session, caller, body.model, parameter="/model")
@@ -274,10 +282,11 @@ def _submission(
                 remedy="wait for the training's first checkpoint: `can_generate` of GET /v1/models/{id} is true then",
                 more={"model_status": model.status.value},
             )
+        intake.latest = model
         fits_a_batch = n <= settings.max_batch
         return jobs.new(
             JobKind.SAMPLE,
-            request_of(body, n, seed, lambda label, parameter: _label_index(model, label, parameter)),
+            request(model),
             now=now,
             priority=body.priority or (JobPriority.INTERACTIVE if fits_a_batch else JobPriority.BATCH),
             deadline_at=_deadline(body.deadline_at, cancel_after_s, now),
@@ -290,7 +299,20 @@ def _submission(
             account=caller.account,
         )
 
-    return Submission(idempotency, create, Wish(caller, JobKind.SAMPLE, images=n), url_of(settings, body.webhook))
+    wish, url = Wish(caller, JobKind.SAMPLE, images=n), url_of(settings, body.webhook)
+    ahead = _ahead(intake.latest, caller, body.model, request) if alone else None
+    return Submission(idempotency, create, wish, url, ahead=ahead)
+
+
+def _ahead(
+    model: Weights | None, caller: Caller, model_id: str, request: Callable[[Weights], dict[str, Any]]
+) -> Ahead | None:
+    """What the job will be claimed with, by what was read of its model for an earlier one; None where that was another."""
+    if model is None or model.id != model_id or model.checkpoint is None or not caller.sees(model):
+        return None
+    with suppress(InvalidParameter):  # the transaction says so
+        return Ahead(model.id, model.checkpoint, request(model))
+    return None
 
 
 def _deadline(given: datetime | None, cancel_after_s: float | None, now: datetime) -> datetime | None:

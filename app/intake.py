@@ -10,12 +10,14 @@ from sqlalchemy import BindParameter, Row, bindparam, select
 
 from app.backlog import Backlog
 from app.jobs import IMAGES_SHOWN
+from app.models import Weights
 from app.news import News
 from app.quotas import Quotas
 from app.sharing import Shared
 from app.submissions import Submission, submit_together
 from store import jobs, records
 from store.errors import BlobNotFound, JobNotFound, StoreError
+from store.queue import Lane
 from store.records import JobStatus
 from store.resources import Resources
 from store.slices import IMAGES, JOB
@@ -80,8 +82,13 @@ class Intake:
 
     def __init__(self, resources: Resources, news: News, backlog: Backlog, quotas: Quotas) -> None:
         self.resources, self.news = resources, news
+        self.latest: Weights | None = None  # of the model that was asked for last, as they were then
 
         def submit(submissions: Sequence[Submission]) -> Sequence[tuple[records.Job, bool] | Exception]:
+            ahead = submissions[0].ahead if len(submissions) == 1 else None
+            # Of several samplers another one would be the next to hear the bell.
+            if ahead is not None and backlog.samplers.count == 1:
+                resources.announce(Lane.SAMPLE, ahead.text)
             return submit_together(resources, backlog, quotas, submissions)
 
         def look(asked: Sequence[Asked]) -> Sequence[Seen | Made | Exception]:

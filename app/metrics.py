@@ -139,7 +139,7 @@ def _of_workers(found: Sequence[WorkerReport]) -> Iterable[Metric]:
     cache = GaugeMetricFamily("darkroom_generator_cache_bytes", "Bytes of loaded generators.", labels=names)
     stages = SummaryMetricFamily(
         "darkroom_stage_seconds",
-        "Time of each stage of a batch: claim, render, encode, store and commit.",
+        "Time of each stage of a batch: claim, render, encode, store and commit; ahead: a lone picture in all.",
         labels=[*names, "stage"],
     )
     batches = HistogramMetricFamily("darkroom_batch_images", "Images in a batch.", labels=names)

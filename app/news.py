@@ -82,6 +82,11 @@ class News:
         return self._stop.is_set()
 
     @property
+    def is_for_one(self) -> bool:
+        """Whether nobody waits but for one job; unlike `listeners` it counts nobody."""
+        return len(self._ears) == 1
+
+    @property
     def listeners(self) -> int:
         """How many wait now."""
         return sum(map(len, self._ears.values()))

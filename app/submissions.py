@@ -28,6 +28,7 @@ from app.quotas import Quotas, Wish
 from app.refusals import refusals
 from app.webhooks import Webhook, url_of
 from store import records, webhooks
+from store.ahead import Ahead
 from store.queue import LANE_OF
 from store.records import DEFAULT_ACCOUNT
 from store.resources import Resources
@@ -88,6 +89,7 @@ class Submission:
     create: Callable[[Session, datetime], records.Job]
     wish: Wish  # what it uses up; its images are those that it adds to the line
     webhook: str | None = None  # URL that is told when the job has ended
+    ahead: Ahead | None = None  # what a sampler that has nothing to do may begin with meanwhile
     request_id: str | None = field(default_factory=tracing.current)  # of the request that asks for it
 
 

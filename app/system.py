@@ -85,7 +85,9 @@ class Worker(BaseModel):
     images_per_s: float = Field(description="Images a second, over about ten seconds, idle ones included.")
     image_s: float | None = Field(description="Seconds that an image takes while it is busy; null before the first.")
     cache_bytes: int = Field(description="Bytes of the generators that it has loaded.")
-    stages: dict[str, StageTime] = Field(description="Times of claim, render, encode, store and commit.")
+    stages: dict[str, StageTime] = Field(
+        description="Times of claim, render, encode, store and commit; `ahead`: of lone pictures, all of it."
+    )
     batch_images: Bins = Field(description="Images in a batch.")
     wait_s: Bins = Field(description="Seconds between a job's submission and its claim.")
 

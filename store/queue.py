@@ -13,9 +13,10 @@ import base64
 import enum
 import json
 import threading
+import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Protocol
 
@@ -30,12 +31,19 @@ BROKER_ANSWER_S = 5  # how long Redis may take to answer a worker, whose look at
 
 LONGEST_TAKE_S = 1.0  # below ANSWER_S, which its answer must not take longer than
 
-# Lays down a bell where none lies.
+# Lays down a bell where none lies. What was announced for it, and nobody took, is of no more use.
 RING = """
 if redis.call('LLEN', KEYS[1]) == 0 then
   redis.call('LPUSH', KEYS[1], ARGV[1])
 end
+redis.call('DEL', KEYS[2])
 """
+ANNOUNCE = """
+redis.call('DEL', KEYS[1])
+redis.call('LPUSH', KEYS[1], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+ANNOUNCED_S = 1.0  # how long what was announced waits for its bell at most; a transaction takes milliseconds
 
 
 class Lane(enum.StrEnum):
@@ -49,6 +57,11 @@ class Lane(enum.StrEnum):
     def queue_name(self) -> str:
         """The Celery queue of this lane, and the name of the one task that it carries."""
         return f"darkroom.{self.value}"
+
+    @property
+    def announcements(self) -> str:
+        """Where it lies in Redis what a bell is about to be rung for."""
+        return f"darkroom.{self.value}.announced"
 
     @property
     def kinds(self) -> list[JobKind]:
@@ -75,12 +88,19 @@ class Queue(Protocol):
     def waiting(self, lane: Lane) -> int:
         """How many bells lie unread. Raises RedisUnavailable."""
 
-    def take(self, lane: Lane, timeout_s: float) -> bool:
+    def announce(self, lane: Lane, what: str) -> None:
+        """Says what a bell is about to be rung for, to one worker that waits for it; the bell puts an end to it.
+
+        Raises RedisUnavailable.
+        """
+
+    def take(self, lane: Lane, timeout_s: float, announced: Callable[[str], None] | None = None) -> bool:
         """Takes a bell off the lane, as its workers do; whether one lay there or came in time. Raises RedisUnavailable.
 
         Args:
             lane: whose.
             timeout_s: how long to wait for one, at most LONGEST_TAKE_S seconds.
+            announced: told what is announced meanwhile; None: nobody is, and it is left to others.
         """
 
     def close(self) -> None:
@@ -99,21 +119,32 @@ class CeleryQueue:
         """
         self._redis = connect(redis_url)
         self._outage = outage or Outage()
-        self._ring = self._redis.register_script(RING)
+        self._ring, self._announce = self._redis.register_script(RING), self._redis.register_script(ANNOUNCE)
 
     def ring(self, lane: Lane) -> None:
         with self._outage.guarding(", so no worker was woken"):
-            self._ring(keys=[lane.queue_name], args=[bell(lane)])
+            self._ring(keys=[lane.queue_name, lane.announcements], args=[bell(lane)])
 
     def waiting(self, lane: Lane) -> int:
         with self._outage.guarding():
             length: Any = self._redis.llen(lane.queue_name)
         return int(length)
 
-    def take(self, lane: Lane, timeout_s: float) -> bool:
+    def announce(self, lane: Lane, what: str) -> None:
         with self._outage.guarding():
-            taken: Any = self._redis.brpop([lane.queue_name], max(0.01, timeout_s))  # 0 would wait for ever
-        return taken is not None
+            self._announce(keys=[lane.announcements], args=[what, int(1000 * ANNOUNCED_S)])
+
+    def take(self, lane: Lane, timeout_s: float, announced: Callable[[str], None] | None = None) -> bool:
+        until = time.monotonic() + timeout_s
+        places = [lane.queue_name] if announced is None else [lane.queue_name, lane.announcements]
+        while True:
+            with self._outage.guarding():
+                # 0 would wait for ever.
+                taken: Any = self._redis.brpop(places, max(0.01, until - time.monotonic()))
+            if taken is None or taken[0] == lane.queue_name:
+                return taken is not None
+            assert announced is not None
+            announced(taken[1])
 
     def close(self) -> None:
         self._redis.close()
@@ -124,20 +155,38 @@ class MemoryQueue:
 
     def __init__(self) -> None:
         self._bells: Counter[Lane] = Counter()
+        self._announced: dict[Lane, tuple[str, float]] = {}  # and until when, monotonic seconds
         self._rung = threading.Condition()
 
     def ring(self, lane: Lane) -> None:
         with self._rung:
             self._bells[lane] = 1
+            self._announced.pop(lane, None)
+            self._rung.notify_all()
+
+    def announce(self, lane: Lane, what: str) -> None:
+        with self._rung:
+            self._announced[lane] = what, time.monotonic() + ANNOUNCED_S
             self._rung.notify_all()
 
     def waiting(self, lane: Lane) -> int:
         return self._bells[lane]
 
-    def take(self, lane: Lane, timeout_s: float) -> bool:
-        with self._rung:
-            self._rung.wait_for(lambda: self._bells[lane] > 0, timeout_s)
-            return self._bells.pop(lane, 0) > 0
+    def take(self, lane: Lane, timeout_s: float, announced: Callable[[str], None] | None = None) -> bool:
+        until = time.monotonic() + timeout_s
+        while True:
+            with self._rung:
+                self._rung.wait_for(
+                    lambda: self._bells[lane] > 0 or (announced is not None and lane in self._announced),
+                    until - time.monotonic(),
+                )
+                if self._bells.pop(lane, 0) > 0:
+                    return True
+                if announced is None or lane not in self._announced:
+                    return False
+                what, valid_until = self._announced.pop(lane)
+            if time.monotonic() < valid_until:
+                announced(what)
 
     def close(self) -> None:
         """Nothing to close."""

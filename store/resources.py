@@ -68,6 +68,13 @@ class Resources:
         except RedisUnavailable as error:
             log.warning("no worker was woken, the reconciler will do it: %s", error)
 
+    def announce(self, lane: Lane, what: str) -> None:
+        """Says what a bell is about to be rung for. Where Redis is away, nobody works ahead."""
+        try:
+            self.queue.announce(lane, what)
+        except RedisUnavailable as error:
+            log.debug("nobody works ahead: %s", error)
+
     def close(self) -> None:
         """Closes every connection."""
         self.reports.close()

@@ -223,7 +223,7 @@ def claim_slices(
     if first is None:
         return []
     weights = (first.model_id, first.checkpoint)
-    if is_suspect(first):
+    if is_suspect(first) or max_images == 1:
         in_line = [first]
     else:
         same = {"model_id": first.model_id, "checkpoint": first.checkpoint}

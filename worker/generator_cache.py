@@ -76,6 +76,9 @@ class GeneratorCache:
             log.info("dropped %s", dropped)
         return self._loaded[checkpoint]
 
+    def __contains__(self, checkpoint: str) -> bool:
+        return checkpoint in self._loaded
+
     def _load(self, checkpoint: str) -> Sampler:
         copy = self._blobs.fetch(checkpoint, self._copies)
         sampler = self._tried(copy)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
+
+from sqlalchemy.orm import Session
 
 from models.png import encode
 from models.sampling import RenderedImage
@@ -50,6 +52,24 @@ class Batch:
         return ((part, position) for part in self.slices for position in range(part.start, part.end))
 
 
+@dataclass(frozen=True)
+class _Files:
+    """The PNGs of a batch, in its order, which are on the disk once `settle` returns."""
+
+    keys: Sequence[str]
+    contents: Sequence[bytes]
+    settle: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A batch whose rows are written."""
+
+    batch: Batch
+    outcomes: list[Outcome]
+    images: Mapping[str, Sequence[NewImage]]  # by job
+
+
 class PictureStore:
     """Keeps pictures: blobs first, then rows, then news."""
 
@@ -66,29 +86,49 @@ class PictureStore:
             Unavailable: a resource does not answer; nothing was committed.
             StorageFull: no room; nothing was committed.
         """
-        database = self._resources.database
+        files = self._stored(batch)
+        with self._statistics.stage("commit"), self._resources.database.transaction() as session:
+            kept = self._committed(session, batch, files)
+        self._told(kept)
+        return kept.outcomes
+
+    def keep_claimed(self, claim: Callable[[Session], Batch]) -> Batch:
+        """Stores what is claimed in the same transaction, as `keep` does otherwise; whatever `claim` raises undoes it."""
+        with self._statistics.stage("commit"), self._resources.database.transaction() as session:
+            batch = claim(session)
+            kept = self._committed(session, batch, self._stored(batch))
+        self._told(kept)
+        return batch
+
+    def _stored(self, batch: Batch) -> _Files:
+        """The files of a batch, as good as on the disk."""
         places, stage = list(batch.places()), self._statistics.stage
         with stage("encode"):
             files = self._encoded(places, batch)
         # The key says what the picture is, so a second attempt writes the same bytes to the same place.
         keys = [_key(part.claim.job_id, position) for part, position in places]
         with stage("store"):
-            settle = self._resources.blobs.begin_many(dict(zip(keys, files, strict=True)))
-        images_per_s = len(files) / max(time.monotonic() - batch.started, 1e-6)
-        with stage("commit"), database.transaction() as session:
-            now = database.now(session)
-            rows = [
-                _row(place, picture, key, data, batch, now)
-                for place, picture, key, data in zip(places, batch.pictures, keys, files, strict=True)
-            ]
-            by_job = _by_job(rows)
-            outcomes = commit_slices(
-                session,
-                [(part, by_job[part.claim.job_id]) for part in batch.slices],
-                now=now,
-                images_per_s=images_per_s,
+            return _Files(keys, files, self._resources.blobs.begin_many(dict(zip(keys, files, strict=True))))
+
+    def _committed(self, session: Session, batch: Batch, files: _Files) -> _Kept:
+        """The rows of a batch, written."""
+        now = self._resources.database.now(session)
+        images_per_s = len(batch.pictures) / max(time.monotonic() - batch.started, 1e-6)
+        rows = [
+            _row(place, picture, key, data, batch, now)
+            for place, picture, key, data in zip(
+                batch.places(), batch.pictures, files.keys, files.contents, strict=True
             )
-            settle()
+        ]
+        by_job = _by_job(rows)
+        made = [(part, by_job[part.claim.job_id]) for part in batch.slices]
+        outcomes = commit_slices(session, made, now=now, images_per_s=images_per_s)
+        files.settle()
+        return _Kept(batch, outcomes, by_job)
+
+    def _told(self, kept: _Kept) -> None:
+        """Tells who watches of what was committed."""
+        batch, outcomes = kept.batch, kept.outcomes
         stored = {outcome.job_id for outcome in outcomes}
         for part in batch.slices:
             if part.claim.job_id not in stored:
@@ -99,10 +139,9 @@ class PictureStore:
                     part.start,
                     part.end - 1,
                 )
-        made = (notice for outcome in outcomes for notice in _notices(outcome, by_job[outcome.job_id]))
+        made = (notice for outcome in outcomes for notice in _notices(outcome, kept.images[outcome.job_id]))
         self._resources.tell(*(notice for notice in batch.untold if notice.job_id in stored), *made)
-        self._statistics.note_batch(len(files), batch.started)
-        return outcomes
+        self._statistics.note_batch(len(batch.pictures), batch.started)
 
     def _encoded(self, places: Sequence[tuple[Slice, int]], batch: Batch) -> list[bytes]:
         """The PNGs; several threads share them where that pays for handing them over."""

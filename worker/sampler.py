@@ -15,10 +15,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from sqlalchemy.orm import Session
+
 from models.errors import ModelsError
 from models.lanes import at_once
 from models.sampling import RenderedImage, Rendering
 from store import jobs
+from store.ahead import Ahead
 from store.errors import BlobNotFound, LeaseLost, RedisUnavailable, StorageFull, Unavailable
 from store.events import Notice
 from store.queue import LONGEST_TAKE_S, Lane
@@ -38,13 +41,16 @@ AHEAD_S = 0.004  # that claiming and drawing take, before a lane can begin
 LINGER_S = 5.0  # without a bell, after which a sampler leaves them to Celery again
 
 
+class SomethingElse(Exception):
+    """What is next in the line is not what was made ahead."""
+
+
 @dataclass(frozen=True)
 class UnderWay:
     """Slices that are being developed."""
 
     slices: tuple[Slice, ...]  # of one model
     begun: Future[Rendering]  # done; it raises what beginning with them raised
-    started: float  # seconds of the monotonic clock
     untold: tuple[Notice, ...] = ()  # that jobs are running, where their pictures follow at once
 
     @property
@@ -77,6 +83,7 @@ class SliceSampler:
             1, thread_name_prefix="behind"
         )  # does things in the order they are given to it
         self._latest: dict[str, Slice] = {}  # of each job that is held
+        self._ahead: tuple[Ahead, Rendering] | None = None  # what was announced, made
         self._picture_s = 0.0  # for each picture of the latest batch that lanes shared, until one was idle; 0: none yet
         self._was_full = False  # the latest batch claimed
         self._swept_at = -math.inf  # when jobs were last ended that missed their deadline, monotonic seconds
@@ -127,16 +134,62 @@ class SliceSampler:
         until = time.monotonic() + self._linger_s
         try:
             while not self._station.draining.is_set() and (left_s := until - time.monotonic()) > 0:
-                if self._resources.queue.take(Lane.SAMPLE, min(left_s, LONGEST_TAKE_S)):
+                if self._resources.queue.take(Lane.SAMPLE, min(left_s, LONGEST_TAKE_S), self._work_ahead):
                     return True
         except RedisUnavailable as error:
             log.warning("no bell is heard: %s", error)  # Celery goes on trying
         return False
 
+    def _work_ahead(self, announced: str) -> None:
+        """Makes a picture whose job is just being committed."""
+        self._ahead = None
+        try:
+            ahead = Ahead.read(announced)
+        except ValueError as error:
+            log.warning("%s", error)
+            return
+        if ahead.checkpoint in self._cache:  # to load it is for who has claimed
+            try:
+                self._ahead = ahead, self._cache.get(ahead.checkpoint).begin([item_of(ahead.request, 0)])
+            except Exception as error:  # whoever is claimed for it is told
+                log.info("nothing was made ahead: %s", error)
+
+    def _keep_ahead(self) -> bool:
+        """Claims the job of what was made ahead, and ends it, by one transaction; whether that was next in the line.
+
+        Else nothing has changed, and it is made anew like any other.
+        """
+        found, self._ahead = self._ahead, None
+        if found is None:
+            return False
+        ahead, rendering = found
+        settings, statistics = self._resources.settings, self._station.statistics
+
+        def claim(session: Session) -> Batch:
+            now = self._resources.database.now(session)
+            lease_s = settings.lease_s
+            slices = claim_slices(session, [], owner=self._station.owner, now=now, lease_s=lease_s, max_images=1)
+            if not slices or not ahead.is_of(slices[0]):
+                raise SomethingElse
+            return _batch(slices, rendering, [_running(slices[0])])
+
+        try:
+            [part] = self._store.keep_claimed(claim).slices
+        except SomethingElse:
+            return False
+        except Exception as error:
+            if (beside := fault(error)) is not None:
+                raise beside from error
+            log.warning("what was made ahead was not stored, and is made anew: %s", error)
+            return False
+        statistics.note_wait(part.claim.waited_s)
+        statistics.note_stage("ahead", time.monotonic() - rendering.started)
+        return True
+
     def _serve(self) -> None:
         before: UnderWay | None = None
         finishing: Future[None] | None = None
-        just_rung = True
+        just_rung = not self._keep_ahead()
         while not self._station.draining.is_set():
             if any(map(self._station.heartbeat.is_canceled, self._station.heartbeat.held())):
                 self._end_canceled()
@@ -225,15 +278,10 @@ class SliceSampler:
         self._was_full = sum(part.count for part in slices) == most
         if self._was_full:
             self._behind.submit(resources.ring, Lane.SAMPLE)  # a full batch may leave work behind: wake another device
-        return slices, [
-            Notice(part.claim.job_id, "status", {"status": "running", "error": None})
-            for part in slices
-            if part.claim.job_id not in latest
-        ]
+        return slices, [_running(part) for part in slices if part.claim.job_id not in latest]
 
     def _begin(self, slices: Sequence[Slice], news: Sequence[Notice] = ()) -> UnderWay:
-        started = time.monotonic()
-        begun = UnderWay(tuple(slices), at_once(self._begin_rendering, slices), started)
+        begun = UnderWay(tuple(slices), at_once(self._begin_rendering, slices))
         if begun.is_done or 0 < begun.count * self._picture_s < SOON_S:
             return replace(begun, untold=tuple(news))
         if news:
@@ -253,8 +301,9 @@ class SliceSampler:
     def _makes_room(self, made: UnderWay) -> bool:
         """Waits until a lane of the device is about to be idle; returns whether any is still at work on the batch."""
         if not made.is_done:
-            due_s = made.count * self._picture_s - (time.monotonic() - made.started)
-            made.begun.result().wait_for_room(max(0.0, due_s - AHEAD_S) if self._picture_s else None)
+            rendering = made.begun.result()
+            due_s = made.count * self._picture_s - (time.monotonic() - rendering.started)
+            rendering.wait_for_room(max(0.0, due_s - AHEAD_S) if self._picture_s else None)
         return not made.is_done
 
     def _collect(self, made: UnderWay) -> list[Batch]:
@@ -278,12 +327,11 @@ class SliceSampler:
 
     def _developed(self, made: UnderWay) -> Batch:
         rendering = made.begun.result()
-        pictures = tuple(rendering.pictures())
+        batch = _batch(made.slices, rendering, made.untold)
         self._station.statistics.note_stage("render", time.monotonic() - rendering.started)
         if rendering.first_share_s is not None:
             self._picture_s = rendering.first_share_s / made.count
-        generator = rendering.generator
-        return Batch(made.slices, pictures, generator.classes, generator.images_seen, made.started, made.untold)
+        return batch
 
     def _finish(self, batches: Sequence[Batch]) -> None:
         """Stores and commits batches; one of several jobs that can't be is tried again job by job."""
@@ -378,6 +426,15 @@ class SliceSampler:
         self._latest.clear()
         for claim in self._station.heartbeat.held():
             self._station.heartbeat.drop(claim)
+
+
+def _batch(slices: Sequence[Slice], rendering: Rendering, untold: Sequence[Notice]) -> Batch:
+    pictures, generator = tuple(rendering.pictures()), rendering.generator
+    return Batch(tuple(slices), pictures, generator.classes, generator.images_seen, rendering.started, tuple(untold))
+
+
+def _running(part: Slice) -> Notice:
+    return Notice(part.claim.job_id, "status", {"status": "running", "error": None})
 
 
 def _of(part: Slice, news: Sequence[Notice]) -> list[Notice]:

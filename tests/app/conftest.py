@@ -56,10 +56,15 @@ class AudibleQueue(MemoryQueue):
     def __init__(self) -> None:
         super().__init__()
         self.rung = threading.Event()
+        self.announced: list[str] = []
 
     def ring(self, lane: Lane) -> None:
         super().ring(lane)
         self.rung.set()
+
+    def announce(self, lane: Lane, what: str) -> None:
+        super().announce(lane, what)
+        self.announced.append(what)
 
 
 class Worker:
@@ -258,6 +263,7 @@ class Service:
         for lane in Lane:
             self.queue.take(lane, 0)
         self.queue.rung.clear()
+        self.queue.announced.clear()
         for report in self.resources.reports.current():
             self.resources.reports.withdraw(report.name)
 

@@ -118,6 +118,65 @@ def test_many_threads_may_ring_at_once(queue: Queue) -> None:
     assert [queue.waiting(lane) for lane in Lane] == [1, 1, 1]
 
 
+def test_who_waits_for_a_bell_is_told_what_it_will_be_rung_for(queue: Queue) -> None:
+    """Given a worker that waits, I expect it to hear of the work first, and of the bell when that is rung."""
+    told, rung = threading.Event(), threading.Event()
+    heard: list[str] = []
+
+    def hear(what: str) -> None:
+        heard.append(what)
+        told.set()
+
+    def wait() -> None:
+        while not queue.take(Lane.SAMPLE, LONGEST_TAKE_S, hear):
+            pass
+        rung.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    queue.announce(Lane.SAMPLE, "a picture")
+    assert told.wait(5)
+    assert not rung.is_set()
+    queue.ring(Lane.SAMPLE)
+    assert rung.wait(5)
+    thread.join()
+
+    assert heard == ["a picture"]
+
+
+def test_what_is_announced_ends_with_its_bell(queue: Queue) -> None:
+    heard: list[str] = []
+    queue.announce(Lane.SAMPLE, "a picture")
+    queue.ring(Lane.SAMPLE)
+
+    assert queue.take(Lane.SAMPLE, 0, heard.append)
+    assert not queue.take(Lane.SAMPLE, 0, heard.append)
+    assert heard == []
+
+
+def test_of_what_is_announced_the_last_is_heard_and_by_one_alone(queue: Queue) -> None:
+    heard: list[str] = []
+    queue.announce(Lane.IO, "another lane's")
+    for what in ("first", "second"):
+        queue.announce(Lane.SAMPLE, what)
+
+    assert not queue.take(Lane.SAMPLE, 0)  # it does not listen to such things
+    for _ in range(2):
+        assert not queue.take(Lane.SAMPLE, 0, heard.append)
+    assert heard == ["second"]
+
+
+def test_what_is_announced_is_soon_forgotten(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given an API process that dies before it rings, I expect nobody to begin with its work later."""
+    monkeypatch.setattr("store.queue.ANNOUNCED_S", 0.001)
+    heard: list[str] = []
+    queue.announce(Lane.SAMPLE, "a picture")
+    threading.Event().wait(0.01)
+
+    assert not queue.take(Lane.SAMPLE, 0, heard.append)
+    assert heard == []
+
+
 # Celery alone
 
 

@@ -291,6 +291,21 @@ def test_a_job_that_a_batch_completes_looks_like_any_other_that_succeeded(databa
     assert {name for name in left if left[name] != right[name]} == {"id"}
 
 
+def test_a_job_may_be_claimed_and_completed_at_once(database: Database, sampler: Sampler) -> None:
+    job_id = submit(database, 1)
+    with database.transaction() as session:
+        [part] = claim_slices(session, [], owner="s1", now=NOW, lease_s=LEASE_S, max_images=2)
+        commit_slices(session, [(part, pictures(part))], now=later(1), images_per_s=4)
+
+    other = submit(database, 1)
+    sampler.commit(sampler.claim(), at_s=1)
+    its_own = {"id", "turn_at", "created_at"}
+    assert {name: value for name, value in columns_of(look(database, job_id)).items() if name not in its_own} == {
+        name: value for name, value in columns_of(look(database, other)).items() if name not in its_own
+    }
+    assert positions(database, job_id) == [0]
+
+
 def test_a_dropped_slice_leaves_the_others_committed(database: Database, sampler: Sampler) -> None:
     lost, kept = submit(database, 2, at_s=0), submit(database, 2, at_s=1)
     batch = sampler.claim()

@@ -451,7 +451,7 @@ def test_a_sampler_that_lingers_hears_the_next_bell_itself(desk: Desk, station: 
 def test_a_sampler_whose_redis_is_away_leaves_the_bells_to_celery(
     desk: Desk, station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(_: object, lane: Lane, timeout_s: float) -> bool:
+    def away(*_: object) -> bool:
         raise RedisUnavailable("it is away")
 
     monkeypatch.setattr(MemoryQueue, "take", away)
