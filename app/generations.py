@@ -191,7 +191,8 @@ async def create_generation(
     resources, news = intake.resources, intake.news
     checked_key(idempotency_key)
     preferred_wait_s = wait_preferred_s(request.headers.getlist("prefer")) if prefer is not None else None
-    rendition = picture_wanted(accept, count_images(body))
+    n = count_images(body)
+    rendition = picture_wanted(accept, n)
     longest = resources.settings.max_wait_s
     wait_s = min(preferred_wait_s, longest) if preferred_wait_s is not None else (longest if rendition else 0.0)
     job_id, picture_only = new_id("job"), rendition is not None and wait_s > 0
@@ -205,7 +206,7 @@ async def create_generation(
         # Before there is anything to hear of.
         ear = listening.enter_context(news.listen(job_id, end_only=True, picture=picture_only))
         alone = picture_only and news.is_for_one  # so a sampler may well have nothing to do
-        submission = _submission(intake, caller, body, job_id, idempotency_key, cancel_after_s, alone=alone)
+        submission = _submission(intake, caller, body, n, job_id, idempotency_key, cancel_after_s, alone=alone)
         row, is_new = await intake.submit(submission)
         seen: Seen | Made
         if is_new:
@@ -244,6 +245,7 @@ def _submission(
     intake: Intake,
     caller: Caller,
     body: Generation,
+    n: int,
     job_id: str,
     key: str | None,
     cancel_after_s: float | None,
@@ -252,7 +254,6 @@ def _submission(
 ) -> Submission:
     settings = intake.resources.settings
     most = min(settings.max_images_per_request, settings.max_queued_images)
-    n = count_images(body)
     if n > most:
         raise InvalidParameter(
             f"n: {n:,} images are more than the {most:,} that one request may ask for",
@@ -360,14 +361,13 @@ def _label_index(model: Weights, label: Label | None, parameter: str) -> int | N
 def _picture(made: Made, rendition: Rendition, content: bytes) -> Response:
     """Return the answer that is the one image itself."""
     here = f"/v1/jobs/{made.job_id}"
-    response = picture(made.sha256, rendition, content)
-    response.status_code = 201
-    response.headers["Location"] = here
-    response.headers["Content-Location"] = content_url(made.image_id) + rendition.query
-    response.headers["Link"] = f'</v1/images/{made.image_id}>; rel="describedby", <{here}>; rel="related"'
-    # It answers a POST; what the Content-Location names may be kept.
-    response.headers["Cache-Control"] = "private, no-store"
-    return response
+    headers = {
+        "Location": here,
+        "Content-Location": content_url(made.image_id) + rendition.query,
+        "Link": f'</v1/images/{made.image_id}>; rel="describedby", <{here}>; rel="related"',
+        "Cache-Control": "private, no-store",  # it answers a POST; what the Content-Location names may be kept
+    }
+    return picture(made.sha256, rendition, content, 201, headers)
 
 
 def _answer(seen: Seen) -> Response:

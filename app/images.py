@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -230,10 +231,20 @@ def _content(
     return picture(image.sha256, rendition, rendition.of(resources.blobs.get(image.blob)))
 
 
-def picture(sha256: str, rendition: Rendition, content: bytes) -> Response:
-    """Return the response that holds an image in a form; `sha256` is of its PNG."""
-    headers = {"Cache-Control": IMMUTABLE, "ETag": rendition.etag(sha256)}
-    return Response(content, media_type=rendition.media_type, headers=headers)
+def picture(
+    sha256: str, rendition: Rendition, content: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the response that holds an image in a form.
+
+    Args:
+        sha256: of its PNG.
+        rendition: the form.
+        content: the image in it.
+        status: of the response.
+        headers: further ones, or other ones.
+    """
+    given = {"Cache-Control": IMMUTABLE, "ETag": rendition.etag(sha256), **(headers or {})}
+    return Response(content, status, given, rendition.media_type)
 
 
 def _find(resources: Resources, caller: Caller, image_id: str) -> records.Image:

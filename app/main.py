@@ -152,9 +152,8 @@ def create_app(resources: Resources | None = None) -> FastAPI:
     app.add_middleware(Gate, allowed_hosts=settings.allowed_hosts)
     app.add_middleware(metrics.Meter, durations=app.state.metrics.durations)  # outermost: it measures refusals too
     problems.install(app)
-    app.include_router(root)
-    for router in ROUTERS:
-        app.include_router(router)
+    # One flat list, before FastAPI's own pages: of nested routers each would be asked for the way twice.
+    app.router.routes[:0] = [route for router in (*ROUTERS, root) for route in router.routes]
     check_routes(app)
     describe(app)
     return app
