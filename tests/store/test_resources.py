@@ -67,11 +67,11 @@ def fail_to_save(server: Server, directory: Path) -> Callable[[], None]:
     """A Redis that could not write its snapshot, and so takes no writes: MISCONF."""
     gone = directory / "gone"
     gone.mkdir()
+    server.stop()
+    server.start("--dir", str(gone), "--appendonly", "no")  # from 7 on it lets nobody move it later
+    gone.rmdir()
     with connect(server.url) as client:
         client.config_set("save", "3600 1")
-        client.config_set("appendonly", "no")
-        client.config_set("dir", str(gone))
-        gone.rmdir()
         client.bgsave()
         while dict(client.info("persistence"))["rdb_last_bgsave_status"] == "ok":
             time.sleep(0.01)
