@@ -40,5 +40,7 @@ class Samplers:
                 reports = self._resources.reports.current()
             except RedisUnavailable:
                 reports = []
-            self._found = [report for report in reports if report.lane == Lane.SAMPLE]
+            # One that was killed is still reported for a while, beside the one that took its place.
+            samplers = sorted((one for one in reports if one.lane == Lane.SAMPLE), key=lambda one: one.started_at)
+            self._found = list({report.place: report for report in samplers}.values())
         return self._found

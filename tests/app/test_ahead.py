@@ -45,6 +45,16 @@ def test_one_picture_is_announced_as_its_job_will_be_claimed(service: Service) -
     assert job.request["label"] == 1
 
 
+def test_a_sampler_that_was_started_anew_is_one(service: Service) -> None:
+    for name in ("sample-cpu-1a2b@x", "sample-cpu-3c4d@x"):
+        service.resources.reports.publish(sampler(name))
+    body = {"model": service.add_model()}
+    for _ in range(2):
+        ask(service, body)
+
+    assert len(service.queue.announced) == 1
+
+
 def test_weights_that_are_replaced_are_announced_once_in_vain(service: Service) -> None:
     service.resources.reports.publish(sampler("one@x"))
     body = {"model": service.add_model()}
