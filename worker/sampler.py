@@ -145,14 +145,10 @@ class SliceSampler:
         self._ahead = None
         try:
             ahead = Ahead.read(announced)
-        except ValueError as error:
-            log.warning("%s", error)
-            return
-        if ahead.checkpoint in self._cache:  # to load it is for who has claimed
-            try:
+            if ahead.checkpoint in self._cache:  # to load it is for who has claimed
                 self._ahead = ahead, self._cache.get(ahead.checkpoint).begin([item_of(ahead.request, 0)])
-            except Exception as error:  # whoever is claimed for it is told
-                log.info("nothing was made ahead: %s", error)
+        except Exception as error:  # a guess may be of any kind; whoever is claimed for it is told
+            log.warning("nothing was made ahead: %s", error)
 
     def _keep_ahead(self) -> bool:
         """Claims the job of what was made ahead, and ends it, by one transaction; whether that was next in the line.

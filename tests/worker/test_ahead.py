@@ -127,6 +127,7 @@ def test_what_was_announced_is_made_once_with_the_bytes_it_would_have_had(
         Ahead("mdl_squares", CHECKPOINT, {"n": 1, "seed": SEED, "label": 9}).text,
         Ahead("mdl_squares", CHECKPOINT, {}).text,
         json.dumps({"model_id": "mdl_squares", "checkpoint": CHECKPOINT, "request": 7}),
+        json.dumps({"model_id": "mdl_squares", "checkpoint": [CHECKPOINT], "request": {}}),
     ],
 )
 def test_what_comes_otherwise_than_announced_is_made_anew(
