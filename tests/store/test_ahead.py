@@ -12,10 +12,7 @@ from store.records import JobKind
 from store.slices import Slice
 
 AHEAD = Ahead("mdl_a", "models/mdl_a/1", {"n": 1, "seed": 7, "label": None, "truncation": 0.7})
-CLAIM = Claim(
-    job_id="job_a", kind=JobKind.SAMPLE, owner="w", fence=1, attempt=1, request=dict(AHEAD.request), cursor=0,
-    dataset_id=None, model_id=AHEAD.model_id, checkpoint=AHEAD.checkpoint, waited_s=0.0,
-)  # fmt: skip
+CLAIM = Claim("job_a", JobKind.SAMPLE, "w", 1, 1, AHEAD.request, 0, None, AHEAD.model_id, AHEAD.checkpoint)
 
 
 def test_what_was_announced_can_be_read() -> None:
